@@ -1,0 +1,20 @@
+"""The seam between the engine and whatever executes a network: named arrays in, named arrays out, static shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+
+class Network(Protocol):
+    """A loaded graph.
+
+    Outputs are valid until the next call: copy what must outlive it. Not thread-safe: one caller at a time.
+    """
+
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[str, tuple[int, ...]]
+
+    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]: ...
