@@ -1,0 +1,33 @@
+"""What all tests share: the folder of real input beside the repository, and the markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+settings.register_profile("liveanchor", deadline=None, max_examples=60)  # no deadline: test machines are shared
+settings.load_profile("liveanchor")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `../shared` with real clips (`shared / "data" / ...`); the test skips where it is missing."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real input: {SHARED / 'data'} does not exist")
+    return SHARED
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch", reason="needs torch with a CUDA device")
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
