@@ -1,0 +1,41 @@
+"""The noise that a frame starts from: a function of (seed, frame index, step), so a recorded pose log replays exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+MAX_STEPS = 256
+
+
+@dataclass
+class Noise:
+    """Standard normal noise, (channels, height, width) float32.
+
+    `per-frame`: every index draws its own. `shared`: one draw for all frames, as Make-Your-Anchor does.
+    """
+
+    shape: tuple[int, ...]
+    seed: int = 0
+    kind: Literal["shared", "per-frame"] = "shared"
+    _shared: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def at(self, index: int, step: int = 0) -> np.ndarray:
+        """The noise of frame `index` at `step` (0: where it starts; later ones re-noise). Read-only: it may be shared."""
+        if not 0 <= step < MAX_STEPS:
+            raise ValueError(f"step must lie in 0 to {MAX_STEPS - 1}, got {step}")
+        if self.kind == "per-frame":
+            return draw(self.shape, self.seed, index, step)
+        if step not in self._shared:
+            self._shared[step] = draw(self.shape, self.seed, 0, step)
+        return self._shared[step]
+
+
+def draw(shape: tuple[int, ...], seed: int, index: int, step: int = 0) -> np.ndarray:
+    """Standard normal float32 noise of `shape` from a counter-based generator keyed by all three numbers."""
+    key = np.array([seed % 2**64, (index * MAX_STEPS + step) % 2**64], np.uint64)
+    noise = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32)
+    noise.flags.writeable = False
+    return noise
