@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,7 @@ class Avatar:
     latent: LatentFields
     denoise: DenoiseFields
     camera: CameraFields
-    schedule: steps.Schedule = steps.Schedule()
+    schedule: steps.Schedule = field(default_factory=steps.Schedule)
     condition: ConditionFields = ConditionFields()
     body: BodyFields = BodyFields()
     root: RootFields = RootFields()
@@ -227,7 +228,7 @@ def _denoise_conditions(
     at: str, denoise: DenoiseFields, schedule: steps.Schedule
 ) -> Iterator[tuple[str, str, bool, object]]:
     t = denoise.timesteps
-    falling = bool(t) and all(a > b for a, b in zip(t, t[1:], strict=False))
+    falling = bool(t) and all(a > b for a, b in pairwise(t))
     fits = falling and t[0] < schedule.train_steps and t[-1] >= 0
     yield f"{at}.timesteps", f"falling numbers from {schedule.train_steps - 1} to 0", fits, t
     yield f"{at}.guidance", "0 to 100", 0 <= denoise.guidance <= 100, denoise.guidance

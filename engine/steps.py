@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +70,7 @@ class Times:
 def listed(timesteps: Sequence[int]) -> Times:
     """Given, falling timesteps: each step lands on the next of them, the last on END."""
     now = tuple(int(t) for t in timesteps)
-    if not now or any(a <= b for a, b in zip(now, now[1:], strict=False)) or now[-1] < 0:
+    if not now or any(a <= b for a, b in pairwise(now)) or now[-1] < 0:
         raise ValueError(f"timesteps must be falling and not negative, got {now}")
     return Times(now, (*now[1:], END))
 

@@ -1,0 +1,181 @@
+"""From noise to latents over time: the published algorithm on a whole clip, and its live counterparts on a stream.
+
+It knows windows and steps, not networks: those are a `Predict`, called with latents, the frames they belong to and the step.
+Arrays may be NumPy or torch. Memory is fixed from the first frame on.
+
+    live = Causal(sampler, predict, context=4, hop=1)
+    for index in range(1000):
+        for latents in live.push(noise.at(index)):       # (C, h, w)
+            ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from engine import steps
+from engine.noise import Noise
+from engine.steps import Prediction, Schedule, Times
+
+Array = Any  # np.ndarray or torch.Tensor
+
+# Latents (n, C, h, w) of frames (a range of n) at a step, to predictions (B, n, C, h, w): B is 1, or 2 where the
+# unconditional branch comes first. Frames before the stream's first stand for the first. The result may be reused.
+Predict = Callable[[Array, range, int], Array]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How predictions move latents: times, rule and guidance."""
+
+    schedule: Schedule
+    times: Times
+    prediction: Prediction = "epsilon"
+    rule: Literal["ddim", "lcm", "tcd"] = "ddim"
+    guidance: float = 1.0
+    noise: Noise | None = None  # what LCM re-noises with, by frame and step
+
+    def guided(self, prediction: Array) -> Array:
+        """(B, n, ...) to (n, ...): classifier-free guidance where there are two branches."""
+        if len(prediction) == 1:
+            return prediction[0]
+        return prediction[0] + self.guidance * (prediction[1] - prediction[0])
+
+    def step(self, sample: Array, prediction: Array, frames: range, index: int) -> Array:
+        """Move the latents (n, C, h, w) of `frames` from step `index` to the next."""
+        now, after = self.times.now[index], self.times.after[index]
+        if self.rule == "ddim":
+            return steps.ddim(self.schedule, sample, prediction, now, after, self.prediction)
+        if self.rule == "tcd":
+            return steps.tcd(self.schedule, sample, prediction, now, after, self.prediction, sample)
+        if self.noise is None:
+            raise ValueError("an LCM sampler needs its noise")
+        fresh = np.stack([self.noise.at(f, index + 1) for f in frames])
+        fresh = fresh if isinstance(sample, np.ndarray) else sample.new_tensor(fresh)
+        return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, fresh)
+
+
+def offline(latents: Array, predict: Predict, sampler: Sampler, windows: Iterable[range]) -> Array:
+    """Algorithm 1 of Make-Your-Anchor (arXiv 2403.16510): all frames, step by step. The oracle of the live modes.
+
+    In each step every window is evaluated, predictions are summed per frame and divided by how many windows covered it,
+    guidance is applied once, and one step moves all frames. `latents` (T, C, h, w) noise in, clean latents out.
+    """
+    frames, windows = len(latents), list(windows)
+    count = np.zeros((frames, 1, 1, 1), np.float32)
+    for window in windows:
+        count[window.start : window.stop] += 1
+    if not count.all():
+        raise ValueError("the windows leave frames uncovered")
+    divisor = count if isinstance(latents, np.ndarray) else latents.new_tensor(count)
+    for index in range(len(sampler.times)):
+        total: Array = None
+        for window in windows:
+            span = slice(window.start, window.stop)
+            prediction = predict(latents[span], window, index)
+            if total is None:
+                total = zeros_like(latents, (len(prediction), *latents.shape))
+            total[:, span] += prediction
+        latents = sampler.step(latents, sampler.guided(total / divisor), range(frames), index)
+    return latents
+
+
+class Denoiser(Protocol):
+    """A live mode: noise of one new frame in, latents of the frames that are finished with it out, in order."""
+
+    delay: int  # frames that a frame waits for later ones, at most
+    reach: int  # how many of the newest frames `predict` may be asked about
+
+    def push(self, noise: Array) -> list[Array]: ...
+
+    def flush(self) -> list[Array]:
+        """The stream ends here: what is still under way comes out."""
+        ...
+
+    def reset(self) -> None:
+        """The next frame is the first of a new stream."""
+        ...
+
+
+@dataclass
+class Causal:
+    """Windows of `context` finished frames and `hop` new ones; only the new frames move.
+
+    At each step the context re-enters with the latents that it had there, so a frame is never changed after it left,
+    and never depends on one that came later than its own hop. Before the stream's first frame stand copies of it: under
+    all-frame attention and pooled normalisation a frame beside copies of itself equals the frame alone.
+    """
+
+    sampler: Sampler
+    predict: Predict
+    context: int = 0
+    hop: int = 1
+    _ring: Array = field(default=None, init=False, repr=False)  # (S, context + hop, C, h, w)
+    _done: int = field(default=0, init=False)  # frames that have left
+    _waiting: int = field(default=0, init=False)  # frames of the current hop
+
+    def __post_init__(self) -> None:
+        if self.context < 0 or self.hop < 1:
+            raise ValueError(f"context must be at least 0 and hop at least 1, got {self.context} and {self.hop}")
+
+    @property
+    def delay(self) -> int:
+        return self.hop - 1
+
+    @property
+    def reach(self) -> int:
+        return self.context + self.hop
+
+    def push(self, noise: Array) -> list[Array]:
+        """Noise (C, h, w) of the next frame; the latents of the hop's frames when it completes one, else nothing."""
+        if self._ring is None:
+            self._ring = zeros_like(noise, (len(self.sampler.times), self.reach, *noise.shape))
+        self._ring[0, self.context + self._waiting] = noise
+        self._waiting += 1
+        return self._run(self.hop) if self._waiting == self.hop else []
+
+    def flush(self) -> list[Array]:
+        """Finish a hop that is not full: its last frame stands in for the missing ones, which are dropped."""
+        if not self._waiting:
+            return []
+        last = self.context + self._waiting - 1
+        for slot in range(last + 1, self.reach):
+            self._ring[0, slot] = self._ring[0, last]
+        return self._run(self._waiting)
+
+    def reset(self) -> None:
+        """Forget the stream; the memory stays."""
+        self._done = self._waiting = 0
+
+    def _run(self, new: int) -> list[Array]:
+        context, ring = self.context, self._ring
+        frames = range(self._done - context, self._done + self.hop)
+        latents = ring[0, context:]
+        for index in range(len(self.sampler.times)):
+            ring[index, context:] = latents
+            if self._done == 0 and context:
+                ring[index, :context] = latents[:1]
+            prediction = self.sampler.guided(self.predict(ring[index], frames, index)[:, context:])
+            latents = self.sampler.step(latents, prediction, frames[context:], index)
+        if context:  # the context moves on: the last `context` of what was there
+            for index in range(len(ring)):
+                ring[index, :context] = copy(ring[index, new : new + context])
+        self._done += new
+        self._waiting = 0
+        return [latents[i] for i in range(new)]
+
+
+def zeros_like(array: Array, shape: tuple[int, ...]) -> Array:
+    """Float32 zeros of `shape` where `array` lives."""
+    if isinstance(array, np.ndarray):
+        return np.zeros(shape, np.float32)
+    return array.new_zeros(shape).float()
+
+
+def copy(array: Array) -> Array:
+    """A copy of `array`, of its own memory."""
+    return array.copy() if isinstance(array, np.ndarray) else array.clone()

@@ -1,0 +1,177 @@
+"""Windows and denoising against plain formulas, with a toy network that couples the frames of a window."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.denoise import Causal, Predict, Sampler, offline
+from engine.noise import Noise
+from engine.steps import Schedule, ddim, listed, spaced
+from engine.windows import windows
+
+SHAPE = (2, 3, 3)
+
+
+def conditions(frames: int, seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((frames, *SHAPE)).astype(np.float32)
+
+
+def toy(condition: np.ndarray, branches: int = 1) -> Predict:
+    """Every frame sees its own latents and condition, and the mean over its window: attention in miniature."""
+
+    def predict(latents: np.ndarray, frames: range, step: int) -> np.ndarray:
+        assert len(latents) == len(frames)
+        own = condition[np.clip(np.array(frames), 0, len(condition) - 1)]
+        mixed = np.sin(latents + own + 0.5 * latents.mean(0) + 0.3 * own.mean(0) + step)
+        return np.stack([mixed * (0.5 + b) for b in range(branches)]).astype(np.float32)
+
+    return predict
+
+
+def sampler(steps: int, guidance: float = 1.0) -> Sampler:
+    return Sampler(Schedule(), spaced(Schedule(), steps), "epsilon", guidance=guidance)
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.data())
+def test_windows_are_the_published_ones(frames: int, size: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, size - 1))
+    plan = windows(frames, size, overlap)
+    assert {f for w in plan for f in w} == set(range(frames))
+    assert [w.start for w in plan] == list(range(0, frames, size - overlap))
+    assert all(len(w) == min(size, frames - w.start) for w in plan)
+
+
+def test_windows_refuse_an_overlap_that_never_advances() -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        windows(10, 4, 4)
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(16, 4), (8, 2), (8, 4), (4, 1)])
+@pytest.mark.parametrize("branches", [1, 2])
+def test_offline_is_algorithm_1(size: int, overlap: int, branches: int) -> None:
+    frames, schedule = 21, Schedule()
+    condition, latents = conditions(frames), conditions(frames, 8)
+    result = offline(latents, toy(condition, branches), sampler(3, 2.5), windows(frames, size, overlap))
+    # Frame by frame, as the formula reads.
+    x = latents.astype(np.float64)
+    for step, (now, after) in enumerate(spaced(schedule, 3).pairs()):
+        said: list[list[np.ndarray]] = [[] for _ in range(frames)]
+        for start in range(0, frames, size - overlap):
+            window = range(start, min(start + size, frames))
+            prediction = toy(condition, branches)(x[start : window.stop], window, step)
+            for i, frame in enumerate(window):
+                said[frame].append(prediction[:, i])
+        mean = np.stack([np.mean(s, axis=0) for s in said], axis=1)
+        guided = mean[0] if branches == 1 else mean[0] + 2.5 * (mean[1] - mean[0])
+        x = ddim(schedule, x, guided, now, after).astype(np.float64)
+    np.testing.assert_allclose(result, x, atol=2e-5)
+
+
+def test_offline_refuses_uncovered_frames() -> None:
+    with pytest.raises(ValueError, match="uncovered"):
+        offline(conditions(5), toy(conditions(5)), sampler(1), [range(4)])
+
+
+def stream(frames: int, condition: np.ndarray, context: int, hop: int, steps: int = 3) -> np.ndarray:
+    live = Causal(sampler(steps, 2.0), toy(condition, 2), context, hop)
+    noise = Noise(SHAPE, 5, "per-frame")
+    out = [latents.copy() for i in range(frames) for latents in live.push(noise.at(i))]
+    return np.stack(out + [latents.copy() for latents in live.flush()])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_causal_stream_without_context_is_offline_without_overlap(steps: int) -> None:
+    condition, noise = conditions(12), Noise(SHAPE, 5, "per-frame")
+    latents = np.stack([noise.at(i) for i in range(12)])
+    for hop in (1, 4):
+        whole = offline(latents, toy(condition, 2), sampler(steps, 2.0), windows(12, hop, 0))
+        assert np.array_equal(stream(12, condition, 0, hop, steps), whole)
+
+
+@pytest.mark.parametrize(("context", "hop"), [(3, 1), (4, 2), (1, 3)])
+def test_the_context_re_enters_with_the_latents_it_had_at_each_step(context: int, hop: int) -> None:
+    """Against the plain formula, which remembers every latent of every step for ever."""
+    frames, steps = 12, 3
+    condition, noise, how = conditions(frames), Noise(SHAPE, 5, "per-frame"), sampler(steps, 2.0)
+    predict = toy(condition, 2)
+    memory = np.zeros((steps + 1, frames, *SHAPE), np.float32)
+    for start in range(0, frames, hop):
+        new = np.arange(start, start + hop)
+        memory[0, new] = [noise.at(int(i)) for i in new]
+        for step in range(steps):
+            seen = range(start - context, start + hop)
+            at_step = memory[step, np.maximum(np.array(seen), 0)]
+            prediction = how.guided(predict(at_step, seen, step))[context:]
+            memory[step + 1, new] = how.step(memory[step, new], prediction, range(start, start + hop), step)
+    np.testing.assert_allclose(stream(frames, condition, context, hop, steps), memory[steps], atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 14), st.integers(1, 3), st.integers(0, 13))
+def test_later_poses_never_change_earlier_frames(context: int, hop: int, frames: int, steps: int, cut: int) -> None:
+    cut = min(cut, frames)
+    before, after = conditions(frames), conditions(frames)
+    after[cut:] = conditions(frames, 99)[cut:]
+    first, second = stream(frames, before, context, hop, steps), stream(frames, after, context, hop, steps)
+    assert len(first) == len(second) == frames
+    whole_hops = cut // hop * hop
+    assert np.array_equal(first[:whole_hops], second[:whole_hops])
+    if cut < frames:
+        assert not np.array_equal(first[cut:], second[cut:])
+
+
+def test_a_reset_stream_is_a_new_stream() -> None:
+    condition, noise = conditions(6), Noise(SHAPE, 5, "per-frame")
+    live = Causal(sampler(2, 2.0), toy(condition, 2), context=2, hop=2)
+    for i in range(5):
+        live.push(noise.at(i))
+    live.reset()
+    out = [latents.copy() for i in range(6) for latents in live.push(noise.at(i))]
+    assert np.array_equal(np.stack(out), stream(6, condition, 2, 2, 2))
+
+
+def test_lcm_renoises_each_frame_with_its_own_noise() -> None:
+    noise, times = Noise(SHAPE, 1), listed([999, 499])
+    how = Sampler(Schedule(), times, "sample", "lcm", noise=noise)
+    condition = conditions(4)
+    live = Causal(how, toy(condition))
+    out = [live.push(noise.at(i))[0].copy() for i in range(4)]
+    again = Causal(how, toy(condition))
+    assert np.array_equal(out, [again.push(noise.at(i))[0].copy() for i in range(4)])
+    with pytest.raises(ValueError, match="noise"):
+        Causal(Sampler(Schedule(), times, "sample", "lcm"), toy(condition)).push(noise.at(0))
+
+
+def test_torch_streams_equal_numpy_streams() -> None:
+    torch = pytest.importorskip("torch")
+    condition, noise = conditions(7), Noise(SHAPE, 5, "per-frame")
+    plain = toy(condition, 2)
+
+    def predict(latents: object, frames: range, step: int) -> object:
+        return torch.from_numpy(plain(latents.numpy(), frames, step))  # type: ignore[attr-defined]
+
+    live = Causal(sampler(3, 2.0), predict, context=2, hop=1)
+    out = [live.push(torch.tensor(noise.at(i)))[0].numpy() for i in range(7)]
+    np.testing.assert_allclose(np.stack(out), stream(7, condition, 2, 1), atol=1e-6)
+    latents = np.stack([noise.at(i) for i in range(7)])
+    whole = offline(torch.from_numpy(latents), predict, sampler(3, 2.0), windows(7, 4, 1))
+    np.testing.assert_allclose(whole.numpy(), offline(latents, plain, sampler(3, 2.0), windows(7, 4, 1)), atol=1e-6)
+
+
+def test_memory_is_fixed_however_long_the_stream() -> None:
+    live = Causal(sampler(2), lambda latents, frames, step: latents[None], context=4, hop=1)
+    noise = Noise(SHAPE, 1)
+    for i in range(200):
+        live.push(noise.at(i))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for i in range(2000):
+        live.push(noise.at(i))
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 4096
