@@ -1,0 +1,400 @@
+"""What samples look like: materials, the lights of a news studio, and the kernels that shade and resolve.
+
+It knows nothing about which file a garment comes from, or how a pose moves it. All light is linear and scaled so that
+white paper facing the key light comes out a little below white. Directions point towards the light, in world axes
+(Y up, the anchor faces +Z).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit
+
+from engine.training.studio.raster import BLEND, CUTOUT, OPAQUE, WET
+from engine.training.studio.textures import FAST, sample
+
+# Columns of the table of surfaces, after those that `raster` reads.
+RED, GREEN, BLUE, ALPHA, ROUGHNESS, SPECULAR, SKIN, HAIR, SHEEN, NORMAL_MAP, AO_MAP, NORMAL_SCALE = range(6, 18)
+COLUMNS = 18
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """How a part reflects light.
+
+    `color` multiplies the texture (linear light; below 1 darkens). `cut` is the alpha from which a cut-out surface is
+    solid: below it the edge is blended. `skin` in [0, 1] lets light bleed past the shadow's edge, red furthest; `hair`
+    in [0, 1] stretches the highlight across the strands, which run along the texture's v; `sheen` is the pale rim of
+    cloth. `wet` keeps the highlight where alpha is 0 (a cornea) and makes it a mirror of the lamps. `bias` metres
+    bring a surface that lies on another one (a brow) nearer to the eye.
+    """
+
+    base_color_texture: np.ndarray | None = None  # (h, w, 4) uint8, row 0 is v = 1
+    color: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    alpha: float = 1.0
+    alpha_mode: Literal["opaque", "cutout", "blend"] = "opaque"
+    cut: float = 0.75
+    roughness: float = 0.6
+    specular: float = 0.04
+    skin: float = 0.0
+    hair: float = 0.0
+    sheen: float = 0.0
+    wet: bool = False
+    normal_map: np.ndarray | None = None  # (h, w, 4) uint8, tangent space
+    normal_scale: float = 1.0
+    ao_map: np.ndarray | None = None  # (h, w, 4) uint8, red is open
+    double_sided: bool = False
+    bias: float = 0.0
+
+    def row(self, texture: int, normal_map: int, ao_map: int) -> np.ndarray:
+        """This material as a row of the table of surfaces (COLUMNS,), with its textures' indices, -1 for none."""
+        mode = {"opaque": OPAQUE, "cutout": CUTOUT, "blend": BLEND}[self.alpha_mode]
+        if mode == CUTOUT and texture < 0:
+            mode = OPAQUE
+        return np.array(
+            [mode, texture, self.double_sided, self.cut, self.bias, self.wet, *self.color, self.alpha, self.roughness,
+             self.specular, self.skin, self.hair, self.sheen, normal_map, ao_map, self.normal_scale],
+            np.float32,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """A distant lamp with shadows. `softness`: width of its shadows' edges, metres; `size`: its half angle, radians."""
+
+    direction: tuple[float, float, float]
+    color: tuple[float, float, float]
+    softness: float = 0.02
+    size: float = 0.16
+
+    def row(self, texel: float) -> np.ndarray:
+        unit = np.asarray(self.direction, np.float64) / np.linalg.norm(self.direction)
+        return np.array([*unit, *self.color, max(self.softness / texel, 1.0), np.cos(self.size)], np.float32)
+
+
+@dataclass(frozen=True)
+class Glow:
+    """A broad source without edges, such as a fill panel or a bright wall: light falls off as cos(angle)^sharpness."""
+
+    direction: tuple[float, float, float]
+    color: tuple[float, float, float]
+    sharpness: float = 4.0
+
+
+@dataclass(frozen=True)
+class Lights:
+    """Lamps are shaded sample by sample with shadow maps; the surroundings per vertex through many small depth maps."""
+
+    lamps: tuple[Lamp, ...]
+    glows: tuple[Glow, ...] = ()
+    above: tuple[float, float, float] = (0.3, 0.3, 0.3)
+    below: tuple[float, float, float] = (0.1, 0.1, 0.1)
+    exposure: float = 1.0
+
+    def surroundings(self, directions: np.ndarray) -> np.ndarray:
+        """Radiance (N, 3) float32 that comes from unit `directions` (N, 3), lamps not counted."""
+        up = (directions[:, 1:2] + 1) / 2
+        radiance = up * np.asarray(self.above) + (1 - up) * np.asarray(self.below)
+        for glow in self.glows:
+            unit = np.asarray(glow.direction, np.float64) / np.linalg.norm(glow.direction)
+            lobe = np.clip(directions @ unit, 0, 1) ** glow.sharpness
+            radiance = radiance + lobe[:, None] * np.asarray(glow.color)
+        return np.asarray(radiance, np.float32)
+
+
+def news_studio() -> Lights:
+    """Three-point light: a warm soft key from the upper left of the picture, a cool fill, two rims from behind."""
+    return Lights(
+        lamps=(
+            Lamp((-0.55, 0.62, 0.85), (0.80, 0.755, 0.70), softness=0.022, size=0.17),
+            Lamp((0.85, 0.55, -0.75), (0.42, 0.47, 0.55), softness=0.015, size=0.1),
+            Lamp((-0.9, 0.5, -0.8), (0.20, 0.23, 0.28), softness=0.015, size=0.1),
+        ),
+        glows=(Glow((0.8, 0.25, 0.8), (0.36, 0.40, 0.46), 3.0), Glow((-0.2, 0.1, 1.0), (0.22, 0.21, 0.2), 2.0)),
+        above=(0.30, 0.31, 0.33),
+        below=(0.09, 0.085, 0.085),
+    )  # fmt: skip
+
+
+def sphere_directions(count: int) -> np.ndarray:
+    """`count` unit vectors (count, 3) spread evenly over the sphere (Fibonacci lattice)."""
+    index = np.arange(count) + 0.5
+    height, turn = 1 - 2 * index / count, np.pi * (1 + 5**0.5) * index
+    ring = np.sqrt(1 - height**2)
+    return np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], axis=1)
+
+
+def light_matrix(direction: np.ndarray, centre: np.ndarray, radius: float, size: int) -> np.ndarray:
+    """Affine (3, 4) float32 of a parallel view along -direction: the sphere's square to [0, size), nearness in metres."""
+    unit = np.asarray(direction, np.float64) / np.linalg.norm(direction)
+    side = np.cross([0.0, 1.0, 0.0] if abs(unit[1]) < 0.95 else [0.0, 0.0, 1.0], unit)
+    side /= np.linalg.norm(side)
+    rows = np.stack([side, np.cross(unit, side), unit])
+    scale = np.array([size / (2 * radius), size / (2 * radius), 1.0])
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = rows * scale[:, None]
+    matrix[:, 3] = -matrix[:, :3] @ centre + [size / 2, size / 2, 0.0]
+    return matrix.astype(np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def gather(vertices, normals, matrix, depth_map, direction, radiance, lift, bias, out):  # type: ignore[no-untyped-def]
+    """Adds to `out` (V, 3) the light of one direction of the surroundings, where `depth_map` (S, S) lets it through."""
+    size = depth_map.shape[0]
+    for i in range(vertices.shape[0]):
+        facing = normals[i, 0] * direction[0] + normals[i, 1] * direction[1] + normals[i, 2] * direction[2]
+        if facing <= 0:
+            continue
+        x, y, z = vertices[i, 0] + lift * normals[i, 0], vertices[i, 1] + lift * normals[i, 1], vertices[i, 2]
+        z += lift * normals[i, 2]
+        mx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3] - 0.5
+        my = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3] - 0.5
+        near = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3] + bias
+        seen = np.float32(1)
+        if 1 <= mx < size - 3 and 1 <= my < size - 3:
+            x0, y0 = int(mx), int(my)
+            fx, fy = mx - x0, my - y0
+            seen = np.float32(0)
+            for dy in range(-1, 3):  # a tent two texels wide
+                wy = 1 - abs(dy - fy) * 0.5
+                for dx in range(-1, 3):
+                    wx = 1 - abs(dx - fx) * 0.5
+                    if depth_map[y0 + dy, x0 + dx] <= near and wx > 0 and wy > 0:
+                        seen += wx * wy * np.float32(0.25)
+        for k in range(3):
+            out[i, k] += facing * seen * radiance[k]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def lit(x, y, z, matrix, depth_map, reach):  # type: ignore[no-untyped-def]
+    """How much of a lamp the point sees, in [0, 1]: a tent of radius `reach` texels over the shadow map's answers."""
+    size = depth_map.shape[0]
+    mx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3] - np.float32(0.5)
+    my = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3] - np.float32(0.5)
+    near = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+    left, right = int(np.ceil(mx - reach)), int(np.floor(mx + reach))
+    top, bottom = int(np.ceil(my - reach)), int(np.floor(my + reach))
+    if left < 0 or top < 0 or right >= size or bottom >= size:
+        return np.float32(1)
+    total, passed = np.float32(0), np.float32(0)
+    for row in range(top, bottom + 1):
+        wy = reach - abs(row - my)
+        for column in range(left, right + 1):
+            weight = wy * (reach - abs(column - mx))
+            total += weight
+            if depth_map[row, column] <= near:
+                passed += weight
+    return passed / max(total, np.float32(1e-6))
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def tone(x):  # type: ignore[no-untyped-def]
+    """Linear up to 0.45, then a shoulder that never clips (C1)."""
+    knee = np.float32(0.45)
+    if x <= knee:
+        return max(x, np.float32(0))
+    room = np.float32(1) - knee
+    return knee + room * (np.float32(1) - np.exp(-(x - knee) / room))
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def shade(  # type: ignore[no-untyped-def]
+    pixels, owners, count, width, screen, vertices, normals, ambient, faces, uv, face_surface, surfaces,
+    texels, levels, counts, srgb, plain, eye, lamps, lamp_maps, lamp_matrices, exposure, out,
+):  # fmt: skip
+    """Shades samples `pixels` (N,) of faces `owners` (N,) into `out` (N, 4): tone-mapped linear, premultiplied, alpha.
+
+    `lamps` (L, 8) are the rows of `Lamp`, `lamp_maps` (L, S, S) and `lamp_matrices` (L, 3, 4) their shadow maps.
+    """
+    one, zero = np.float32(1), np.float32(0)
+    bleed = (np.float32(0.42), np.float32(0.20), np.float32(0.12))  # how far light wraps round skin, by colour
+    light = np.zeros(3, np.float32)
+    shine = np.zeros(3, np.float32)
+    normal = np.zeros(3, np.float32)
+    for i in range(count):
+        f = owners[i]
+        row = face_surface[f]
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        px, py = (pixels[i] % width) + 0.5, (pixels[i] // width) + 0.5
+        ax, ay, bx, by = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1]
+        cx, cy = screen[c, 0], screen[c, 1]
+        area = (float(bx) - ax) * (float(cy) - ay) - (float(cx) - ax) * (float(by) - ay)
+        wb = ((px - ax) * (cy - ay) - (cx - ax) * (py - ay)) / area * screen[b, 2]
+        wc = ((bx - ax) * (py - ay) - (px - ax) * (by - ay)) / area * screen[c, 2]
+        wa = (1 - wb / screen[b, 2] - wc / screen[c, 2]) * screen[a, 2]
+        total = wa + wb + wc
+        wa, wb, wc = np.float32(wa / total), np.float32(wb / total), np.float32(wc / total)
+
+        x = wa * vertices[a, 0] + wb * vertices[b, 0] + wc * vertices[c, 0]
+        y = wa * vertices[a, 1] + wb * vertices[b, 1] + wc * vertices[c, 1]
+        z = wa * vertices[a, 2] + wb * vertices[b, 2] + wc * vertices[c, 2]
+        turned = -one if area > 0 else one  # the inside of a double-sided surface
+        for k in range(3):
+            normal[k] = (wa * normals[a, k] + wb * normals[b, k] + wc * normals[c, k]) * turned
+        u = wa * uv[f, 0] + wb * uv[f, 2] + wc * uv[f, 4]
+        v = wa * uv[f, 1] + wb * uv[f, 3] + wc * uv[f, 5]
+
+        # The texture's own axes on the surface: dP/du and dP/dv of the flat triangle.
+        hair = surfaces[row, HAIR]
+        normal_map = int(surfaces[row, NORMAL_MAP])
+        tx = ty = tz = sx = sy = sz = zero
+        if hair > 0 or normal_map >= 0:
+            du1, dv1, du2, dv2 = uv[f, 2] - uv[f, 0], uv[f, 3] - uv[f, 1], uv[f, 4] - uv[f, 0], uv[f, 5] - uv[f, 1]
+            sign = one if du1 * dv2 - du2 * dv1 > 0 else -one
+            e1x, e2x = vertices[b, 0] - vertices[a, 0], vertices[c, 0] - vertices[a, 0]
+            e1y, e2y = vertices[b, 1] - vertices[a, 1], vertices[c, 1] - vertices[a, 1]
+            e1z, e2z = vertices[b, 2] - vertices[a, 2], vertices[c, 2] - vertices[a, 2]
+            tx, ty, tz = sign * (dv2 * e1x - dv1 * e2x), sign * (dv2 * e1y - dv1 * e2y), sign * (dv2 * e1z - dv1 * e2z)
+            sx, sy, sz = sign * (du1 * e2x - du2 * e1x), sign * (du1 * e2y - du2 * e1y), sign * (du1 * e2z - du2 * e1z)
+            length = np.sqrt(tx * tx + ty * ty + tz * tz) + np.float32(1e-20)
+            tx, ty, tz = tx / length, ty / length, tz / length
+            length = np.sqrt(sx * sx + sy * sy + sz * sz) + np.float32(1e-20)
+            sx, sy, sz = sx / length, sy / length, sz / length
+
+        red, green, blue, alpha = one, one, one, one
+        texture = int(surfaces[row, 1])
+        lod = np.float32(0)
+        span = abs((uv[f, 2] - uv[f, 0]) * (uv[f, 5] - uv[f, 1]) - (uv[f, 4] - uv[f, 0]) * (uv[f, 3] - uv[f, 1]))
+        span = span / max(abs(area), 1e-9)  # texture area a sample
+        if texture >= 0:
+            lod = 0.5 * np.log2(max(span * levels[texture, 0, 1] * levels[texture, 0, 2], 1e-12))
+            red, green, blue, alpha = sample(texels, levels, counts, texture, u, v, lod, srgb)
+        red, green, blue = red * surfaces[row, RED], green * surfaces[row, GREEN], blue * surfaces[row, BLUE]
+        if normal_map >= 0:
+            lod = 0.5 * np.log2(max(span * levels[normal_map, 0, 1] * levels[normal_map, 0, 2], 1e-12))
+            mu, mv, mw, _ = sample(texels, levels, counts, normal_map, u, v, lod, plain)
+            mu, mv = (2 * mu - one) * surfaces[row, NORMAL_SCALE], (2 * mv - one) * surfaces[row, NORMAL_SCALE]
+            mw = max(2 * mw - one, np.float32(0.1))
+            nx, ny, nz = normal[0], normal[1], normal[2]
+            normal[0], normal[1] = mu * tx - mv * sx + mw * nx, mu * ty - mv * sy + mw * ny
+            normal[2] = mu * tz - mv * sz + mw * nz
+        length = np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2) + np.float32(1e-20)
+        nx, ny, nz = normal[0] / length, normal[1] / length, normal[2] / length
+        vx, vy, vz = eye[0] - x, eye[1] - y, eye[2] - z
+        length = np.sqrt(vx * vx + vy * vy + vz * vz)
+        vx, vy, vz = vx / length, vy / length, vz / length
+        facing = max(nx * vx + ny * vy + nz * vz, np.float32(0.02))
+
+        opening = one
+        ao_map = int(surfaces[row, AO_MAP])
+        if ao_map >= 0:
+            lod = 0.5 * np.log2(max(span * levels[ao_map, 0, 1] * levels[ao_map, 0, 2], 1e-12))
+            opening, _, _, _ = sample(texels, levels, counts, ao_map, u, v, lod, plain)
+
+        skin, roughness, specular = surfaces[row, SKIN], surfaces[row, ROUGHNESS], surfaces[row, SPECULAR]
+        wet = surfaces[row, WET] > 0
+        fresnel = (one - facing) ** 5
+        for k in range(3):
+            light[k] = (wa * ambient[a, k] + wb * ambient[b, k] + wc * ambient[c, k]) * opening
+            shine[k] = light[k] * (specular + (one - specular) * fresnel * (one - roughness) * np.float32(0.6))
+            shine[k] += light[k] * surfaces[row, SHEEN] * (one - facing) ** 3
+        gloss = 2 / max(roughness**4, np.float32(1e-4)) - 2  # Blinn-Phong power of a GGX roughness
+        lift = np.float32(0.004) + np.float32(0.008) * skin
+        for n in range(lamps.shape[0]):
+            lx, ly, lz = lamps[n, 0], lamps[n, 1], lamps[n, 2]
+            cosine = nx * lx + ny * ly + nz * lz
+            if cosine < -0.45 * skin and hair == 0:
+                continue
+            slope = one - max(cosine, zero)
+            push = lift * (np.float32(0.5) + slope)
+            seen = lit(x + push * nx + np.float32(0.004) * lx, y + push * ny + np.float32(0.004) * ly,
+                       z + push * nz + np.float32(0.004) * lz, lamp_matrices[n], lamp_maps[n], lamps[n, 6])  # fmt: skip
+            if seen <= 0:
+                continue
+            hx, hy, hz = lx + vx, ly + vy, lz + vz
+            length = np.sqrt(hx * hx + hy * hy + hz * hz) + np.float32(1e-20)
+            hx, hy, hz = hx / length, hy / length, hz / length
+            if wet:  # a mirror that shows the lamp as a soft disc
+                away = 2 * facing
+                mirror = (away * nx - vx) * lx + (away * ny - vy) * ly + (away * nz - vz) * lz
+                edge = (one - lamps[n, 7]) * np.float32(0.5)
+                part = min(max((mirror - lamps[n, 7] + edge) / (2 * edge), zero), one)
+                lobe = part * part * (3 - 2 * part) * specular * seen
+            elif hair > 0:
+                along = sx * hx + sy * hy + sz * hz
+                across = np.sqrt(max(one - along * along, zero))
+                wrapped = max((cosine + np.float32(0.3)) / np.float32(1.3), zero)
+                lobe = hair * specular * (across ** np.float32(60) * np.float32(1.6) + across ** np.float32(12)) * wrapped * seen
+            else:
+                bright = max(nx * hx + ny * hy + nz * hz, zero)
+                glance = (one - max(vx * hx + vy * hy + vz * hz, zero)) ** 5
+                lobe = (specular + (one - specular) * glance) * (gloss + 8) * np.float32(0.125) * bright**gloss
+                lobe *= max(cosine, zero) * seen
+            for k in range(3):
+                wrap = bleed[k] * skin + np.float32(0.25) * hair
+                diffuse = max((cosine + wrap) / ((one + wrap) * (one + wrap)), zero)
+                through = seen ** (one / (one + 2 * bleed[k] * skin)) if skin > 0 else seen
+                light[k] += lamps[n, 3 + k] * diffuse * through
+                shine[k] += lamps[n, 3 + k] * lobe
+        alpha *= surfaces[row, ALPHA]
+        mode = int(surfaces[row, 0])
+        if mode == OPAQUE or (mode == CUTOUT and alpha >= surfaces[row, 3]):
+            alpha = one
+        keep = one if wet else alpha
+        if wet:  # body and reflection come through different alphas
+            out[i, 0] = tone(red * light[0] * exposure) * alpha + tone(shine[0] * exposure)
+            out[i, 1] = tone(green * light[1] * exposure) * alpha + tone(shine[1] * exposure)
+            out[i, 2] = tone(blue * light[2] * exposure) * alpha + tone(shine[2] * exposure)
+        else:
+            out[i, 0] = tone((red * light[0] + shine[0]) * exposure) * keep
+            out[i, 1] = tone((green * light[1] + shine[1]) * exposure) * keep
+            out[i, 2] = tone((blue * light[2] + shine[2]) * exposure) * keep
+        out[i, 3] = alpha
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def layer(heads, links, shaded, picture):  # type: ignore[no-untyped-def]
+    """Lays the fragments `shaded` (N, 4) over `picture` (H * W, 4), premultiplied, from far to near."""
+    for i in range(heads.shape[0]):
+        n = heads[i]
+        while n >= 0:
+            rest = np.float32(1) - shaded[n, 3]
+            for k in range(4):
+                picture[i, k] = shaded[n, k] + rest * picture[i, k]
+            n = links[n]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def resolve(samples, factor, background, image, alpha):  # type: ignore[no-untyped-def]
+    """Samples (h * factor, w * factor, 4), premultiplied, to `image` (h, w, 3) and `alpha` (h, w) uint8.
+
+    The filter is a tent two pixels wide (a lens is no box), and `background` (h, w, 3) is linear.
+    """
+    height, width = alpha.shape
+    reach = 2 * factor if factor > 1 else 1
+    first = (reach - factor) // 2
+    weights = np.zeros(reach, np.float32)
+    for i in range(reach):
+        weights[i] = np.float32(1) - abs(i - first + 0.5 - 0.5 * factor) / factor if factor > 1 else np.float32(1)
+    for y in range(height):
+        for x in range(width):
+            red = green = blue = cover = total = np.float32(0)
+            for i in range(reach):
+                sy = y * factor + i - first
+                if sy < 0 or sy >= samples.shape[0]:
+                    continue
+                for j in range(reach):
+                    sx = x * factor + j - first
+                    if sx < 0 or sx >= samples.shape[1]:
+                        continue
+                    weight = weights[i] * weights[j]
+                    total += weight
+                    red += weight * samples[sy, sx, 0]
+                    green += weight * samples[sy, sx, 1]
+                    blue += weight * samples[sy, sx, 2]
+                    cover += weight * samples[sy, sx, 3]
+            rest = max(np.float32(1) - cover / total, np.float32(0))
+            image[y, x, 0] = _encode(red / total + rest * background[y, x, 0])
+            image[y, x, 1] = _encode(green / total + rest * background[y, x, 1])
+            image[y, x, 2] = _encode(blue / total + rest * background[y, x, 2])
+            alpha[y, x] = np.uint8(min(cover / total, np.float32(1)) * 255 + 0.5)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _encode(value):  # type: ignore[no-untyped-def]
+    value = min(max(value, np.float32(0)), np.float32(1))
+    coded = value * np.float32(12.92) if value <= 0.0031308 else np.float32(1.055) * value ** np.float32(1 / 2.4) - np.float32(0.055)
+    return np.uint8(coded * 255 + 0.5)

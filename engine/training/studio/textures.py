@@ -1,0 +1,185 @@
+"""Pictures that materials are made of: reading, mip chains, filtered lookups, and a painted studio wall.
+
+It knows nothing about meshes, lights or cameras. Colours are kept as 8-bit sRGB; a lookup goes through a table of 256
+floats (`SRGB` for colours, `PLAIN` for data such as normal maps), so one bank serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+from PIL import Image, UnidentifiedImageError
+
+from engine.errors import InputError
+
+MAX_LEVELS = 14
+FAST = {"contract", "reassoc", "arcp", "nsz", "afn"}
+
+
+def srgb_to_linear(value: np.ndarray) -> np.ndarray:
+    """sRGB in [0, 1] to linear light (IEC 61966-2-1)."""
+    v = np.asarray(value, np.float32)
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def linear_to_srgb(value: np.ndarray) -> np.ndarray:
+    """Linear light to sRGB, clipped to [0, 1]."""
+    v = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
+    return np.where(v <= 0.0031308, v * 12.92, 1.055 * v ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
+PLAIN = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float32)
+SRGB = srgb_to_linear(PLAIN)
+
+
+def read_texture(path: Path) -> np.ndarray:
+    """A picture file as (h, w, 4) uint8, row 0 at its top; alpha 255 where the file has none. Raises InputError."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGBA"), np.uint8).copy()
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(str(path), "texture", "a readable picture file", str(error) or type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class TextureBank:
+    """Every texture with all its mip levels, one behind the other."""
+
+    texels: np.ndarray  # (N, 4) uint8
+    levels: np.ndarray  # (T, MAX_LEVELS, 3) int32: first texel, height, width
+    counts: np.ndarray  # (T,) int32: levels of each texture
+
+
+def pack(images: Sequence[np.ndarray], data: Sequence[bool] | None = None) -> TextureBank:
+    """Builds the mip chains of `images` ((h, w, 4) uint8); where `data` is true the values are not colours.
+
+    Colours are averaged in linear light, weighted by alpha, and texels of alpha 0 take the colour of their
+    surroundings, so that nothing bleeds out of the invisible parts of a texture.
+    """
+    flags = list(data) if data is not None else [False] * len(images)
+    texels: list[np.ndarray] = []
+    levels = np.zeros((max(len(images), 1), MAX_LEVELS, 3), np.int32)
+    counts = np.zeros(max(len(images), 1), np.int32)
+    first = 0
+    for index, (image, plain) in enumerate(zip(images, flags, strict=True)):
+        for level, picture in enumerate(_mip_chain(image, plain)):
+            levels[index, level] = first, picture.shape[0], picture.shape[1]
+            counts[index] = level + 1
+            texels.append(picture.reshape(-1, 4))
+            first += picture.shape[0] * picture.shape[1]
+    flat = np.concatenate(texels) if texels else np.zeros((1, 4), np.uint8)
+    return TextureBank(np.ascontiguousarray(flat), levels, counts)
+
+
+def _mip_chain(image: np.ndarray, plain: bool) -> list[np.ndarray]:
+    colour = (PLAIN if plain else SRGB)[image[..., :3]]  # (h, w, 3)
+    alpha = image[..., 3:].astype(np.float32) / 255
+    chain = [(colour * alpha, alpha)]  # premultiplied
+    while max(chain[-1][1].shape[:2]) > 1 and len(chain) < MAX_LEVELS:
+        chain.append((_halve(chain[-1][0]), _halve(chain[-1][1])))
+    straight: list[np.ndarray] = []
+    surroundings: np.ndarray | None = None
+    for premultiplied, cover in reversed(chain):  # from the coarsest, so that holes are filled from behind
+        own = premultiplied / np.maximum(cover, 1e-6)
+        if surroundings is not None:
+            height, width = cover.shape[:2]
+            rows = np.minimum(np.arange(height) // 2, surroundings.shape[0] - 1)
+            columns = np.minimum(np.arange(width) // 2, surroundings.shape[1] - 1)
+            trust = np.clip(cover * 16, 0, 1)
+            own = own * trust + surroundings[rows][:, columns] * (1 - trust)
+        surroundings = own
+        shown = own if plain else linear_to_srgb(own)
+        straight.append((np.concatenate([shown, cover], axis=2).clip(0, 1) * 255 + 0.5).astype(np.uint8))
+    return straight[::-1]
+
+
+def _halve(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    rows, columns = max(height // 2, 1), max(width // 2, 1)
+    tall, wide = (2 if height > 1 else 1), (2 if width > 1 else 1)
+    cut = picture[: rows * tall, : columns * wide]
+    return cut.reshape(rows, tall, columns, wide, picture.shape[2]).mean(axis=(1, 3))
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def fetch(texels, levels, texture, level, u, v, table):  # type: ignore[no-untyped-def]
+    """Bilinear lookup in one level at (u, v), v down, repeating: r, g, b through `table`, alpha in [0, 1]."""
+    first, height, width = levels[texture, level, 0], levels[texture, level, 1], levels[texture, level, 2]
+    x, y = (u - np.floor(u)) * width - 0.5, (v - np.floor(v)) * height - 0.5
+    x0, y0 = int(np.floor(x)), int(np.floor(y))
+    fx, fy = np.float32(x - x0), np.float32(y - y0)
+    x1, y1 = (x0 + 1) % width, (y0 + 1) % height
+    x0, y0 = x0 % width, y0 % height
+    a, b = first + y0 * width + x0, first + y0 * width + x1
+    c, d = first + y1 * width + x0, first + y1 * width + x1
+    one = np.float32(1)
+    wa, wb, wc, wd = (one - fx) * (one - fy), fx * (one - fy), (one - fx) * fy, fx * fy
+    red = wa * table[texels[a, 0]] + wb * table[texels[b, 0]] + wc * table[texels[c, 0]] + wd * table[texels[d, 0]]
+    green = wa * table[texels[a, 1]] + wb * table[texels[b, 1]] + wc * table[texels[c, 1]] + wd * table[texels[d, 1]]
+    blue = wa * table[texels[a, 2]] + wb * table[texels[b, 2]] + wc * table[texels[c, 2]] + wd * table[texels[d, 2]]
+    alpha = wa * texels[a, 3] + wb * texels[b, 3] + wc * texels[c, 3] + wd * texels[d, 3]
+    return red, green, blue, alpha * np.float32(1 / 255)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def sample(texels, levels, counts, texture, u, v, lod, table):  # type: ignore[no-untyped-def]
+    """Trilinear lookup: `lod` 0 is the full texture, each step halves it."""
+    top = counts[texture] - 1
+    lod = min(max(lod, 0.0), float(top))
+    level = int(lod)
+    part = np.float32(lod - level)
+    red, green, blue, alpha = fetch(texels, levels, texture, level, u, v, table)
+    if part > 0.02 and level < top:
+        red1, green1, blue1, alpha1 = fetch(texels, levels, texture, level + 1, u, v, table)
+        red, green, blue = red + part * (red1 - red), green + part * (green1 - green), blue + part * (blue1 - blue)
+        alpha += part * (alpha1 - alpha)
+    return red, green, blue, alpha
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def sample_alpha(texels, levels, counts, texture, u, v, lod):  # type: ignore[no-untyped-def]
+    """Alpha alone, bilinear, of the nearest level."""
+    level = int(min(max(lod + 0.5, 0.0), float(counts[texture] - 1)))
+    first, height, width = levels[texture, level, 0], levels[texture, level, 1], levels[texture, level, 2]
+    x, y = (u - np.floor(u)) * width - 0.5, (v - np.floor(v)) * height - 0.5
+    x0, y0 = int(np.floor(x)), int(np.floor(y))
+    fx, fy = x - x0, y - y0
+    x1, y1 = (x0 + 1) % width, (y0 + 1) % height
+    x0, y0 = x0 % width, y0 % height
+    upper = texels[first + y0 * width + x0, 3] * (1 - fx) + texels[first + y0 * width + x1, 3] * fx
+    lower = texels[first + y1 * width + x0, 3] * (1 - fx) + texels[first + y1 * width + x1, 3] * fx
+    return (upper * (1 - fy) + lower * fy) * (1 / 255)
+
+
+def studio_background(size: int, seed: int = 0) -> np.ndarray:
+    """A news studio far out of focus, (size, size, 3) uint8: a blue-grey wall, a video wall's glow, round lights."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size  # both in [0, 1)
+    wall = np.array([0.045, 0.075, 0.125], np.float32)
+    glow = np.array([0.115, 0.175, 0.255], np.float32)
+    centre = np.exp(-(((x - 0.56) / 0.55) ** 2) - ((y - 0.38) / 0.5) ** 2)
+    picture = wall + (glow - wall) * centre[..., None]
+
+    def edge(distance: np.ndarray, blur: float) -> np.ndarray:
+        return 1 / (1 + np.exp(np.clip(distance / blur, -30, 30)))
+
+    for left, top, right, bottom, light in ((-0.1, 0.1, 0.2, 0.66, 0.11), (0.76, 0.06, 1.1, 0.6, 0.16)):
+        inside = edge(np.maximum(np.abs(x - (left + right) / 2) - (right - left) / 2,
+                                 np.abs(y - (top + bottom) / 2) - (bottom - top) / 2), 0.018)  # fmt: skip
+        tint = np.array([0.6, 1.0, 1.55], np.float32) * light
+        picture += (inside * (0.75 + 0.4 * (1 - y)))[..., None] * tint
+    for _ in range(16):  # out-of-focus lamps: discs with a slightly brighter rim
+        cx, cy, radius = draw.uniform(0, 1), draw.uniform(0.02, 0.5), draw.uniform(0.022, 0.055)
+        warm = draw.uniform() < 0.35
+        tint = np.array([1.0, 0.72, 0.42] if warm else [0.55, 0.85, 1.25], np.float32) * draw.uniform(0.03, 0.13)
+        far = np.hypot(x - cx, y - cy) - radius
+        picture += (edge(far, 0.0035) * (0.8 + 0.35 * np.exp(-((far / (0.25 * radius)) ** 2))))[..., None] * tint
+    band = edge(np.abs(y - 0.8) - 0.012, 0.006) * (0.5 + 0.5 * x)  # a lit strip of the set
+    picture += band[..., None] * np.array([0.10, 0.19, 0.33], np.float32)
+    picture *= (1 - 0.45 * np.clip(np.hypot(x - 0.5, y - 0.45) - 0.25, 0, 1) ** 1.3)[..., None]
+    grain = draw.normal(0, 0.35, (size, size, 3)).astype(np.float32)  # breaks the banding of 8 bits; a still picture
+    return np.clip(linear_to_srgb(picture) * 255 + 0.5 + grain, 0, 255).astype(np.uint8)
