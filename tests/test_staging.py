@@ -61,9 +61,7 @@ def test_a_walker_stays_in_place_and_faces_the_camera(turn_rate: float) -> None:
     (metres, turns), (before, turned) = moves(staged), moves(captured)
     assert metres <= before + 1e-6
     assert turns <= turned + 1e-6
-    assert (
-        0.005 < np.std([f.transl[1] for f in staged[100:]]) or turn_rate
-    )  # the bounce of a straight walk is not all lost
+    assert np.std([f.transl[1] for f in staged[100:]]) > 0.002  # the bounce is not all lost
 
 
 def test_a_seated_speaker_keeps_small_movements() -> None:
