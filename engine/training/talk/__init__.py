@@ -1,0 +1,1 @@
+"""From a text to a clip of a speaking anchor: voice, mouth and gestures, all made here, none of it recorded from a person."""
