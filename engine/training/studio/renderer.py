@@ -17,7 +17,7 @@ from engine.training.studio import raster, shading
 from engine.training.studio.shading import Lights, Material
 from engine.training.studio.textures import PLAIN, SRGB, pack, srgb_to_linear
 
-LAMP_MAP = 640  # texels a side
+LAMP_TEXELS = 3.5  # shadow map texels across the softness of the sharpest lamp
 SKY_MAP = 128
 SKY_DIRECTIONS = 24
 
@@ -111,14 +111,18 @@ class Renderer:
         self._faces, self._uv = np.concatenate(faces), np.concatenate(corners)
         self._face_surface, self._surfaces = np.concatenate(owners), np.stack(surfaces)
         self._bank = pack(images, data)
-        self._vertices, self._normals, self._ambient, self._screen = (np.zeros((first, 3), np.float32) for _ in range(4))
+        self._vertices, self._normals, self._ambient, self._screen = (
+            np.zeros((first, 3), np.float32) for _ in range(4)
+        )
 
     def _light(self) -> None:
-        texel = 2 * self.radius / LAMP_MAP
+        sharpest = min(lamp.softness for lamp in self.lights.lamps)
+        size = int(np.clip(np.ceil(2 * self.radius * LAMP_TEXELS / sharpest), 64, 1024))
+        texel = 2 * self.radius / size
         self._lamps = np.stack([lamp.row(texel) for lamp in self.lights.lamps]).astype(np.float32)
-        self._lamp_maps = np.empty((len(self._lamps), LAMP_MAP, LAMP_MAP), np.float32)
+        self._lamp_maps = np.empty((len(self._lamps), size, size), np.float32)
         self._lamp_matrices = np.stack(
-            [shading.light_matrix(row[:3], self.centre, self.radius, LAMP_MAP) for row in self._lamps]
+            [shading.light_matrix(row[:3], self.centre, self.radius, size) for row in self._lamps]
         )
         self._sky = shading.sphere_directions(SKY_DIRECTIONS).astype(np.float32)
         self._radiance = self.lights.surroundings(self._sky) * np.float32(4 / SKY_DIRECTIONS)

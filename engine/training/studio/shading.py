@@ -169,12 +169,22 @@ def gather(vertices, normals, matrix, depth_map, direction, radiance, lift, bias
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def lit(x, y, z, matrix, depth_map, reach):  # type: ignore[no-untyped-def]
-    """How much of a lamp the point sees, in [0, 1]: a tent of radius `reach` texels over the shadow map's answers."""
+def lit(x, y, z, nx, ny, nz, lx, ly, lz, matrix, depth_map, reach):  # type: ignore[no-untyped-def]
+    """How much of a lamp the point sees, in [0, 1]: a tent of radius `reach` texels over the shadow map's answers.
+
+    The map is compared with the plane of the surface (normal n, towards the lamp l), so that a slope does not shade
+    itself; the plane's slope is bounded.
+    """
     size = depth_map.shape[0]
     mx = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3] - np.float32(0.5)
     my = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3] - np.float32(0.5)
     near = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+    texel = 1 / np.sqrt(matrix[0, 0] ** 2 + matrix[0, 1] ** 2 + matrix[0, 2] ** 2)
+    level = max(abs(nx * lx + ny * ly + nz * lz), np.float32(0.25))
+    slope_x = -(matrix[0, 0] * nx + matrix[0, 1] * ny + matrix[0, 2] * nz) * texel / level * texel
+    slope_y = -(matrix[1, 0] * nx + matrix[1, 1] * ny + matrix[1, 2] * nz) * texel / level * texel
+    bound = np.float32(1.5) * texel
+    slope_x, slope_y = min(max(slope_x, -bound), bound), min(max(slope_y, -bound), bound)
     left, right = int(np.ceil(mx - reach)), int(np.floor(mx + reach))
     top, bottom = int(np.ceil(my - reach)), int(np.floor(my + reach))
     if left < 0 or top < 0 or right >= size or bottom >= size:
@@ -182,10 +192,11 @@ def lit(x, y, z, matrix, depth_map, reach):  # type: ignore[no-untyped-def]
     total, passed = np.float32(0), np.float32(0)
     for row in range(top, bottom + 1):
         wy = reach - abs(row - my)
+        plane = near + slope_y * (row - my) + np.float32(0.002)
         for column in range(left, right + 1):
             weight = wy * (reach - abs(column - mx))
             total += weight
-            if depth_map[row, column] <= near:
+            if depth_map[row, column] <= plane + slope_x * (column - mx):
                 passed += weight
     return passed / max(total, np.float32(1e-6))
 
@@ -237,11 +248,11 @@ def shade(  # type: ignore[no-untyped-def]
         u = wa * uv[f, 0] + wb * uv[f, 2] + wc * uv[f, 4]
         v = wa * uv[f, 1] + wb * uv[f, 3] + wc * uv[f, 5]
 
-        # The texture's own axes on the surface: dP/du and dP/dv of the flat triangle.
+        # The texture's own axes on the surface, for the normal map: dP/du and dP/dv of the flat triangle.
         hair = surfaces[row, HAIR]
         normal_map = int(surfaces[row, NORMAL_MAP])
         tx = ty = tz = sx = sy = sz = zero
-        if hair > 0 or normal_map >= 0:
+        if normal_map >= 0:
             du1, dv1, du2, dv2 = uv[f, 2] - uv[f, 0], uv[f, 3] - uv[f, 1], uv[f, 4] - uv[f, 0], uv[f, 5] - uv[f, 1]
             sign = one if du1 * dv2 - du2 * dv1 > 0 else -one
             e1x, e2x = vertices[b, 0] - vertices[a, 0], vertices[c, 0] - vertices[a, 0]
@@ -287,21 +298,27 @@ def shade(  # type: ignore[no-untyped-def]
         skin, roughness, specular = surfaces[row, SKIN], surfaces[row, ROUGHNESS], surfaces[row, SPECULAR]
         wet = surfaces[row, WET] > 0
         fresnel = (one - facing) ** 5
+        mirror_share = np.float32(0.03) if wet else specular
+        mirror_share += (one - mirror_share) * fresnel * (one - roughness) * np.float32(0.6)
         for k in range(3):
             light[k] = (wa * ambient[a, k] + wb * ambient[b, k] + wc * ambient[c, k]) * opening
-            shine[k] = light[k] * (specular + (one - specular) * fresnel * (one - roughness) * np.float32(0.6))
+            shine[k] = light[k] * mirror_share
             shine[k] += light[k] * surfaces[row, SHEEN] * (one - facing) ** 3
+        strand, sparkle = zero, zero
+        if hair > 0:  # strands hang: they run down along the surface, and bright ones of the texture shine more
+            sparkle = min((red + green + blue) * np.float32(4), np.float32(2))
+            sx, sy, sz = -ny * nx, one - ny * ny, -ny * nz
+            strand = np.sqrt(sx * sx + sy * sy + sz * sz) + np.float32(1e-6)
+            sx, sy, sz = sx / strand, sy / strand, sz / strand
         gloss = 2 / max(roughness**4, np.float32(1e-4)) - 2  # Blinn-Phong power of a GGX roughness
-        lift = np.float32(0.004) + np.float32(0.008) * skin
+        lift = np.float32(0.004) + np.float32(0.004) * skin
         for n in range(lamps.shape[0]):
             lx, ly, lz = lamps[n, 0], lamps[n, 1], lamps[n, 2]
             cosine = nx * lx + ny * ly + nz * lz
             if cosine < -0.45 * skin and hair == 0:
                 continue
-            slope = one - max(cosine, zero)
-            push = lift * (np.float32(0.5) + slope)
-            seen = lit(x + push * nx + np.float32(0.004) * lx, y + push * ny + np.float32(0.004) * ly,
-                       z + push * nz + np.float32(0.004) * lz, lamp_matrices[n], lamp_maps[n], lamps[n, 6])  # fmt: skip
+            seen = lit(x + lift * nx, y + lift * ny, z + lift * nz, nx, ny, nz, lx, ly, lz, lamp_matrices[n],
+                       lamp_maps[n], lamps[n, 6])  # fmt: skip
             if seen <= 0:
                 continue
             hx, hy, hz = lx + vx, ly + vy, lz + vz
@@ -314,10 +331,9 @@ def shade(  # type: ignore[no-untyped-def]
                 part = min(max((mirror - lamps[n, 7] + edge) / (2 * edge), zero), one)
                 lobe = part * part * (3 - 2 * part) * specular * seen
             elif hair > 0:
-                along = sx * hx + sy * hy + sz * hz
-                across = np.sqrt(max(one - along * along, zero))
-                wrapped = max((cosine + np.float32(0.3)) / np.float32(1.3), zero)
-                lobe = hair * specular * (across ** np.float32(60) * np.float32(1.6) + across ** np.float32(12)) * wrapped * seen
+                along = (sx * hx + sy * hy + sz * hz) * strand  # where no direction is known the highlight is round
+                across = np.sqrt(max(one - along * along, zero)) * max(nx * hx + ny * hy + nz * hz, zero) ** 2
+                lobe = hair * specular * (across**40 + np.float32(0.5) * across**8) * sparkle * max(cosine, zero) * seen
             else:
                 bright = max(nx * hx + ny * hy + nz * hz, zero)
                 glance = (one - max(vx * hx + vy * hy + vz * hz, zero)) ** 5
@@ -396,5 +412,9 @@ def resolve(samples, factor, background, image, alpha):  # type: ignore[no-untyp
 @njit(cache=True, nogil=True, fastmath=FAST)
 def _encode(value):  # type: ignore[no-untyped-def]
     value = min(max(value, np.float32(0)), np.float32(1))
-    coded = value * np.float32(12.92) if value <= 0.0031308 else np.float32(1.055) * value ** np.float32(1 / 2.4) - np.float32(0.055)
+    coded = (
+        value * np.float32(12.92)
+        if value <= 0.0031308
+        else np.float32(1.055) * value ** np.float32(1 / 2.4) - np.float32(0.055)
+    )
     return np.uint8(coded * 255 + 0.5)
