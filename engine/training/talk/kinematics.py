@@ -1,8 +1,8 @@
 """Arms of the SMPL-X skeleton: from where a wrist shall be to the joint rotations that bring it there, and back.
 
-Everything is computed for the left arm in the frame of the chest (spine3, origin at that joint, x to the person's left, y up,
-z forward) and mirrored for the right one. The offsets are those of an average adult; a clip made with them fits other bodies as
-any motion capture does. It knows nothing of time, speech or of which postures are good.
+Everything is computed for the left arm in the frame of the chest and mirrored for the right one: axes of spine3 (x to the
+person's left, y up, z forward), origin 14.5 cm below the middle of the shoulder joints. The offsets are the stand-in's; a clip made
+with them fits other bodies as any motion capture does. It knows nothing of time, speech or of which postures are good.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import numpy as np
 
 from engine.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 
-# Rest offsets in metres, left side: chest to collar, collar to shoulder, shoulder to elbow, elbow to wrist.
-COLLAR = np.array([0.05, 0.10, 0.02])
-SHOULDER = np.array([0.12, 0.045, -0.02])
-UPPER_ARM = np.array([0.257, -0.012, -0.022])
-FOREARM = np.array([0.250, 0.010, 0.0])
+# Rest offsets in metres, left side: to the collar joint, collar to shoulder, shoulder to elbow, elbow to wrist.
+COLLAR = np.array([0.023, 0.169, 0.002])
+SHOULDER = np.array([0.147, -0.024, -0.002])
+UPPER_ARM = np.array([0.242, 0.0, 0.0])
+FOREARM = np.array([0.239, 0.0, 0.0])
 HAND = np.array([0.10, 0.0, 0.0])  # wrist to the middle knuckles
 
 TORSO_HALF_WIDTH = 0.185  # metres: the ellipse about the trunk that no wrist enters
