@@ -1,0 +1,81 @@
+"""One frame on its way through the stages, and what a stage is. Neither knows who runs it, or in which thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from engine.picture import Picture
+from engine.pose import PoseFrame
+
+
+@dataclass(slots=True)
+class Work:
+    """A frame and what the stages have made of it so far. Its arrays are its own: no stage writes to them again."""
+
+    index: int  # count of frames since the epoch began
+    epoch: int
+    frame: PoseFrame
+    vertices: np.ndarray | None = None  # (V, 3) float32, metres
+    condition: np.ndarray | None = None  # (h, w, 3) uint8
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # what networks said, by the names of their outputs
+    face: Face | None = None
+    image: np.ndarray | None = None  # (H, W, 3) uint8
+    stage_ns: dict[str, int] = field(default_factory=dict)
+
+    def picture(self) -> Picture:
+        """The finished frame. ValueError while it is not."""
+        if self.image is None or self.condition is None:
+            raise ValueError(f"frame {self.index} has not been through all stages")
+        return Picture(self.index, self.epoch, self.frame.time_ns, self.image, self.condition, self.stage_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """Where the face is, and the mesh around it."""
+
+    transform: np.ndarray  # (2, 3) float32, condition pixels to crop pixels
+    condition: np.ndarray  # (size, size, 3) uint8, the aligned crop
+    mask: np.ndarray  # (size, size) uint8, 255 where the mesh shows the face
+
+
+class Stage(Protocol):
+    """A step of the way. One caller at a time; it may hold frames back and give several at once, in order."""
+
+    name: str
+
+    def __call__(self, work: Work) -> list[Work]: ...
+
+    def flush(self) -> list[Work]:
+        """The stream ends: what it holds back."""
+        ...
+
+    def reset(self) -> int:
+        """The next frame begins a new stream. Returns how many frames it held back, which are dropped."""
+        ...
+
+
+def advance(stages: Iterable[Stage], works: list[Work], clock: Callable[[], int]) -> list[Work]:
+    """Take `works` through `stages`, noting the time that each frame cost; `clock` in nanoseconds."""
+    for stage in stages:
+        works = [out for work in works for out in _timed(stage.name, lambda w=work, s=stage: s(w), clock)]  # type: ignore[misc]
+    return works
+
+
+def flush(stages: Sequence[Stage], clock: Callable[[], int]) -> list[Work]:
+    """Everything that `stages` hold back, taken through the rest of them, in order."""
+    finished: list[Work] = []
+    for i, stage in enumerate(stages):
+        finished += advance(stages[i + 1 :], _timed(stage.name, stage.flush, clock), clock)
+    return finished
+
+
+def _timed(name: str, run: Callable[[], list[Work]], clock: Callable[[], int]) -> list[Work]:
+    start = clock()
+    works = run()
+    for work in works:
+        work.stage_ns[name] = (clock() - start) // len(works)
+    return works
