@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.clips.hands import HandSpace
 from engine.skeleton import EXPRESSION_DIMS, JOINTS, PARENTS
 
 VERTICES, FACES, BETAS = 10475, 20908, 300
@@ -53,11 +54,6 @@ def standin_path() -> Path:
     return target
 
 
-def hand_space() -> "HandSpace":
-    """The relaxed hand of the stand-in and its (trivial) pose space, as clips with relative hands need it."""
-    return HandSpace.natural()
-
-
 def expand(path: Path) -> dict[str, np.ndarray]:
     """The packed file as every array that an SMPL-X model file holds, plus `paint` (V,) uint8, label colours."""
     with np.load(path, allow_pickle=False) as packed:
@@ -73,7 +69,8 @@ def expand(path: Path) -> dict[str, np.ndarray]:
     weights /= weights.sum(1, keepdims=True)
     regressor = np.zeros((JOINTS, VERTICES), np.float32)
     regressor[small["regressor_rows"], small["regressor_columns"]] = small["regressor_values"]
-    hands = hand_space()
+    hands = HandSpace.relaxed()
+    components = np.eye(45, dtype=np.float32)  # coefficients are joint angles
     parents = np.array([p if p >= 0 else 2**32 - 1 for p in PARENTS], np.int64)
     return {
         "v_template": small["v_template"].astype(np.float32),
@@ -83,8 +80,8 @@ def expand(path: Path) -> dict[str, np.ndarray]:
         "J_regressor": regressor,
         "kintree_table": np.stack([parents, np.arange(JOINTS)]),
         "weights": weights,
-        "hands_componentsl": hands.components_left,
-        "hands_componentsr": hands.components_right,
+        "hands_componentsl": components,
+        "hands_componentsr": components,
         "hands_meanl": hands.mean_left,
         "hands_meanr": hands.mean_right,
         "lmk_faces_idx": small["landmark_faces"].astype(np.int64),
