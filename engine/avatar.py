@@ -24,7 +24,13 @@ from engine.errors import InputError
 
 FILE = "avatar.toml"
 STANDIN = "standin"
-FFHQ = ((192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15))  # in a 512 crop
+FFHQ = (
+    (192.98, 239.95),
+    (318.90, 240.19),
+    (256.63, 314.02),
+    (201.26, 371.41),
+    (313.09, 371.15),
+)  # in a 512 crop
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,16 @@ class DenoiseFields:
     timesteps: tuple[int, ...]  # visited live, falling
     prediction: steps.Prediction = "epsilon"
     sampler: Literal["ddim", "lcm", "tcd"] = "ddim"
-    guidance: float = 1.0  # classifier-free; 1 where none is needed or where it is distilled in
+    guidance: float = (
+        1.0  # classifier-free; 1 where none is needed or where it is distilled in
+    )
     control_scale: float = 1.0
     context: int = 0  # finished frames that the networks see beside the new ones
     window: int = 16  # of Algorithm 1
     overlap: int = 4
-    normalisation: Literal["frame", "window"] = "frame"  # over what the networks' statistics pool
+    normalisation: Literal["frame", "window"] = (
+        "frame"  # over what the networks' statistics pool
+    )
     noise: Literal["shared", "per-frame"] = "shared"
 
 
@@ -75,7 +85,14 @@ class CameraFields:
     def of(cls, camera: Camera) -> CameraFields:
         """The fields of a square `camera`."""
         view = tuple(tuple(float(x) for x in row) for row in camera.view)
-        return cls(camera.width, float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy), view)
+        return cls(
+            camera.width,
+            float(camera.fx),
+            float(camera.fy),
+            float(camera.cx),
+            float(camera.cy),
+            view,
+        )
 
     def camera(self) -> Camera:
         """The camera itself."""
@@ -107,7 +124,9 @@ class FaceFields:
 
     enabled: bool = False
     size: int = 256
-    template: tuple[tuple[float, ...], ...] = FFHQ  # five points (x, y), in pixels of a 512 crop
+    template: tuple[tuple[float, ...], ...] = (
+        FFHQ  # five points (x, y), in pixels of a 512 crop
+    )
     latent: LatentFields = LatentFields(16, 16)
     denoise: DenoiseFields = DenoiseFields((999,))
 
@@ -128,9 +147,14 @@ class Avatar:
     body: BodyFields = BodyFields()
     root: RootFields = RootFields()
     face: FaceFields = FaceFields()
-    appearance: dict[str, str] = field(default_factory=dict)  # body, head to reference pictures or their tokens
+    appearance: dict[str, str] = field(
+        default_factory=dict
+    )  # body, head: the reference pictures' files
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    folder: Path = field(
+        default=Path(), compare=False, metadata=toml.NOT_STORED
+    )  # where it was loaded from
 
     @classmethod
     def load(cls, folder: Path) -> Avatar:
@@ -142,8 +166,10 @@ class Avatar:
                 raise InputError(str(file), name, expected, str(got)[:80])
         for name, relative in _files(avatar):
             if not (Path(folder) / relative).is_file():
-                raise InputError(str(file), name, f"a file {relative} beside {FILE}", "no such file")
-        return avatar
+                raise InputError(
+                    str(file), name, f"a file {relative} beside {FILE}", "no such file"
+                )
+        return replace(avatar, folder=Path(folder))
 
     def write(self, folder: Path) -> Path:
         """Write `avatar.toml` into `folder` (made if missing) at once or not at all; returns its path."""
@@ -155,9 +181,9 @@ class Avatar:
         os.replace(half, file)
         return file
 
-    def body_file(self, folder: Path) -> Path | None:
-        """The SMPL-X file that this avatar in `folder` names; None: the stand-in."""
-        return None if self.body.file == STANDIN else Path(folder) / self.body.file
+    def body_file(self) -> Path | None:
+        """The SMPL-X file that this avatar names; None: the stand-in."""
+        return None if self.body.file == STANDIN else self.folder / self.body.file
 
     def with_steps(self, count: int | None) -> Avatar:
         """The same avatar with `count` steps, spread over the schedule where it names other ones (None: its own)."""
@@ -174,7 +200,9 @@ def bundled_avatar() -> Path:
 
 def _files(avatar: Avatar) -> Iterator[tuple[str, str]]:
     yield from ((f"networks.{name}", file) for name, file in avatar.networks.items())
-    yield from ((f"appearance.{name}", file) for name, file in avatar.appearance.items())
+    yield from (
+        (f"appearance.{name}", file) for name, file in avatar.appearance.items()
+    )
     if avatar.body.file != STANDIN:
         yield "body.file", avatar.body.file
 
@@ -182,46 +210,107 @@ def _files(avatar: Avatar) -> Iterator[tuple[str, str]]:
 def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
     """(field, what is expected, whether it holds, what it is) for every limit."""
     yield "name", "a name", bool(a.name.strip()), repr(a.name)
-    yield "size", "a multiple of 16 from 64 to 2048", 64 <= a.size <= 2048 and a.size % 16 == 0, a.size
+    yield (
+        "size",
+        "a multiple of 16 from 64 to 2048",
+        64 <= a.size <= 2048 and a.size % 16 == 0,
+        a.size,
+    )
     yield "fps", "1 to 120 pictures a second", 1 <= a.fps <= 120, a.fps
     for name in ("body", "decoder"):
         yield f"networks.{name}", "a graph", name in a.networks, "none"
     yield from _latent_conditions("latent", a.latent, a.size)
     yield from _denoise_conditions("denoise", a.denoise, a.schedule)
     s = a.schedule
-    yield "schedule.train_steps", "1 to 10000", 1 <= s.train_steps <= 10000, s.train_steps
+    yield (
+        "schedule.train_steps",
+        "1 to 10000",
+        1 <= s.train_steps <= 10000,
+        s.train_steps,
+    )
     betas = 0 < s.beta_start <= s.beta_end < 1
-    yield "schedule.beta_start", "0 < beta_start <= beta_end < 1", betas, (s.beta_start, s.beta_end)
-    yield "condition.size", "at least 64", 64 <= a.condition.size <= 2048, a.condition.size
+    yield (
+        "schedule.beta_start",
+        "0 < beta_start <= beta_end < 1",
+        betas,
+        (s.beta_start, s.beta_end),
+    )
+    yield (
+        "condition.size",
+        "at least 64",
+        64 <= a.condition.size <= 2048,
+        a.condition.size,
+    )
     c = a.camera
-    yield "camera.size", f"the condition's size, {a.condition.size}", c.size == a.condition.size, c.size
+    yield (
+        "camera.size",
+        f"the condition's size, {a.condition.size}",
+        c.size == a.condition.size,
+        c.size,
+    )
     yield "camera.fx", "positive focal lengths", c.fx > 0 and c.fy > 0, (c.fx, c.fy)
-    yield "camera.cx", "finite numbers", math.isfinite(c.cx) and math.isfinite(c.cy), (c.cx, c.cy)
+    yield (
+        "camera.cx",
+        "finite numbers",
+        math.isfinite(c.cx) and math.isfinite(c.cy),
+        (c.cx, c.cy),
+    )
     shape = (len(c.view), *sorted({len(row) for row in c.view}))
-    yield "camera.view", "4 rows of 4 numbers", shape == (4, 4), f"rows and lengths {shape}"
+    yield (
+        "camera.view",
+        "4 rows of 4 numbers",
+        shape == (4, 4),
+        f"rows and lengths {shape}",
+    )
     view = np.array(c.view)
-    rigid = np.allclose(view[:3, :3] @ view[:3, :3].T, np.eye(3), atol=1e-4) and np.allclose(view[3], [0, 0, 0, 1])
-    yield "camera.view", "a rotation and a translation", rigid, "a matrix that stretches"
+    rigid = np.allclose(
+        view[:3, :3] @ view[:3, :3].T, np.eye(3), atol=1e-4
+    ) and np.allclose(view[3], [0, 0, 0, 1])
+    yield (
+        "camera.view",
+        "a rotation and a translation",
+        rigid,
+        "a matrix that stretches",
+    )
     finite = all(map(math.isfinite, a.body.betas)) and len(a.body.betas) <= 300
     yield "body.betas", "at most 300 finite numbers", finite, len(a.body.betas)
     for name in ("reach", "turn", "lean"):
         value = getattr(a.root, name)
         yield f"root.{name}", "0 to 3", 0 <= value <= 3, value
     if a.face.enabled:
-        yield "face.size", "a multiple of 16 from 64 to 1024", a.face.size in range(64, 1025, 16), a.face.size
-        points = len(a.face.template) == 5 and all(len(point) == 2 for point in a.face.template)
+        yield (
+            "face.size",
+            "a multiple of 16 from 64 to 1024",
+            a.face.size in range(64, 1025, 16),
+            a.face.size,
+        )
+        points = len(a.face.template) == 5 and all(
+            len(point) == 2 for point in a.face.template
+        )
         yield "face.template", "five points (x, y)", points, a.face.template
         for name in ("face", "face_decoder"):
-            yield f"networks.{name}", "a graph, as face.enabled is true", name in a.networks, "none"
+            yield (
+                f"networks.{name}",
+                "a graph, as face.enabled is true",
+                name in a.networks,
+                "none",
+            )
         yield from _latent_conditions("face.latent", a.face.latent, a.face.size)
         yield from _denoise_conditions("face.denoise", a.face.denoise, a.schedule)
 
 
-def _latent_conditions(at: str, latent: LatentFields, picture: int) -> Iterator[tuple[str, str, bool, object]]:
+def _latent_conditions(
+    at: str, latent: LatentFields, picture: int
+) -> Iterator[tuple[str, str, bool, object]]:
     yield f"{at}.channels", "1 to 256", 1 <= latent.channels <= 256, latent.channels
     divides = latent.size > 0 and picture % latent.size == 0
     yield f"{at}.size", f"a divisor of the picture's {picture}", divides, latent.size
-    yield f"{at}.scale", "a positive number", math.isfinite(latent.scale) and latent.scale > 0, latent.scale
+    yield (
+        f"{at}.scale",
+        "a positive number",
+        math.isfinite(latent.scale) and latent.scale > 0,
+        latent.scale,
+    )
 
 
 def _denoise_conditions(
@@ -230,9 +319,24 @@ def _denoise_conditions(
     t = denoise.timesteps
     falling = bool(t) and all(a > b for a, b in pairwise(t))
     fits = falling and t[0] < schedule.train_steps and t[-1] >= 0
-    yield f"{at}.timesteps", f"falling numbers from {schedule.train_steps - 1} to 0", fits, t
+    yield (
+        f"{at}.timesteps",
+        f"falling numbers from {schedule.train_steps - 1} to 0",
+        fits,
+        t,
+    )
     yield f"{at}.guidance", "0 to 100", 0 <= denoise.guidance <= 100, denoise.guidance
-    yield f"{at}.control_scale", "0 to 100", 0 <= denoise.control_scale <= 100, denoise.control_scale
+    yield (
+        f"{at}.control_scale",
+        "0 to 100",
+        0 <= denoise.control_scale <= 100,
+        denoise.control_scale,
+    )
     yield f"{at}.context", "0 to 256", 0 <= denoise.context <= 256, denoise.context
     yield f"{at}.window", "1 to 256", 1 <= denoise.window <= 256, denoise.window
-    yield f"{at}.overlap", "less than the window", 0 <= denoise.overlap < denoise.window, denoise.overlap
+    yield (
+        f"{at}.overlap",
+        "less than the window",
+        0 <= denoise.overlap < denoise.window,
+        denoise.overlap,
+    )

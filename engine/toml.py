@@ -1,7 +1,7 @@
 """Dataclasses to and from TOML, strictly: a key that is not a field, a missing field or a wrong type is an InputError.
 
 It knows types, not avatars. Field types it understands: bool, int, float, str, `Literal[...]` of strings, `tuple[X, ...]`,
-`dict[str, Any]` (free-form), `dict[str, str]`, and other dataclasses.
+`dict[str, Any]` (free-form), `dict[str, str]`, and other dataclasses. A field marked `NOT_STORED` is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from engine.errors import InputError
 
 T = TypeVar("T")
 
+NOT_STORED = {"stored": False}  # as a field's metadata
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -27,7 +28,9 @@ def read(path: Path, kind: type[T]) -> T:
     except FileNotFoundError:
         raise InputError(str(path), "file", "a TOML file", "no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(str(path), "file", "a readable UTF-8 file", str(error)) from None
+        raise InputError(
+            str(path), "file", "a readable UTF-8 file", str(error)
+        ) from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -38,16 +41,23 @@ def read(path: Path, kind: type[T]) -> T:
 def parse(where: str, kind: type[T], table: dict[str, Any], prefix: str = "") -> T:
     """The dataclass `kind` from a parsed `table`; `where` and `prefix` only name the place in errors."""
     hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in _stored(kind)}
     for key in table:
         if key not in fields:
-            raise InputError(where, prefix + key, f"one of {', '.join(fields)}", "an unknown key")
+            raise InputError(
+                where, prefix + key, f"one of {', '.join(fields)}", "an unknown key"
+            )
     values = {}
     for name, field in fields.items():
         if name in table:
             values[name] = _value(where, prefix + name, hints[name], table[name])
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise InputError(where, prefix + name, _describe(hints[name]), "nothing (it is missing)")
+        elif (
+            field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
+            raise InputError(
+                where, prefix + name, _describe(hints[name]), "nothing (it is missing)"
+            )
     return kind(**values)
 
 
@@ -67,9 +77,15 @@ def _value(where: str, name: str, kind: Any, got: Any) -> Any:
     if origin is Literal and got in arguments and isinstance(got, str):
         return got
     if origin is tuple and isinstance(got, list):
-        return tuple(_value(where, f"{name}[{i}]", arguments[0], item) for i, item in enumerate(got))
+        return tuple(
+            _value(where, f"{name}[{i}]", arguments[0], item)
+            for i, item in enumerate(got)
+        )
     if origin is dict and isinstance(got, dict):
-        return {key: _value(where, f"{name}.{key}", arguments[1], item) for key, item in got.items()}
+        return {
+            key: _value(where, f"{name}.{key}", arguments[1], item)
+            for key, item in got.items()
+        }
     if kind is float and type(got) in (int, float):
         return float(got)
     if kind in (bool, int, str) and type(got) is kind:
@@ -78,7 +94,12 @@ def _value(where: str, name: str, kind: Any, got: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+    }
     if kind in names:
         return names[kind]
     if get_origin(kind) is Literal:
@@ -88,15 +109,21 @@ def _describe(kind: Any) -> str:
 
 def _as_dict(value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: getattr(value, f.name) for f in _stored(value)}
     return dict(value)
+
+
+def _stored(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(kind) if f.metadata.get("stored", True)]
 
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, dict) or dataclasses.is_dataclass(value)
 
 
-def _write_table(lines: list[str], table: dict[str, Any], path: tuple[str, ...]) -> None:
+def _write_table(
+    lines: list[str], table: dict[str, Any], path: tuple[str, ...]
+) -> None:
     plain = {key: value for key, value in table.items() if not _is_table(value)}
     if path and (plain or not table):
         lines += ["", f"[{'.'.join(_key(part) for part in path)}]"]
@@ -124,5 +151,9 @@ def _inline(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     if _is_table(value):
-        return "{ " + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in _as_dict(value).items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in _as_dict(value).items())
+            + " }"
+        )
     raise TypeError(f"TOML holds no {type(value).__name__}: {value!r}")

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import toml
-from engine.avatar import Avatar, BodyFields, CameraFields, DenoiseFields, FaceFields, LatentFields
+from engine.avatar import (
+    Avatar,
+    BodyFields,
+    CameraFields,
+    DenoiseFields,
+    FaceFields,
+    LatentFields,
+)
 from engine.camera import look_at
 from engine.errors import InputError
 from engine.steps import spaced
@@ -29,7 +36,11 @@ def an_avatar() -> Avatar:
         camera=CameraFields.of(camera),
         body=BodyFields(betas=(0.5, -1.0)),
         licence='own "words"',
-        provenance={"frames": 1400, "by": "us", "stages": {"body": ["a", "b"], "minutes": 2.5}},
+        provenance={
+            "frames": 1400,
+            "by": "us",
+            "stages": {"body": ["a", "b"], "minutes": 2.5},
+        },
     )
 
 
@@ -43,8 +54,18 @@ def a_folder(path: Path, avatar: Avatar) -> Path:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     avatar = an_avatar()
     assert Avatar.load(a_folder(tmp_path, avatar)) == avatar
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["avatar.toml", "body.onnx", "decoder.onnx", "hint.onnx"]
-    camera, back = look_at((0.0, 1.3, 2.5), (0.0, 1.25, 0.0), 512, 0.4), avatar.camera.camera()
+    assert Avatar.load(tmp_path).folder == tmp_path
+    assert "folder" not in (tmp_path / "avatar.toml").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "avatar.toml",
+        "body.onnx",
+        "decoder.onnx",
+        "hint.onnx",
+    ]
+    camera, back = (
+        look_at((0.0, 1.3, 2.5), (0.0, 1.25, 0.0), 512, 0.4),
+        avatar.camera.camera(),
+    )
     assert np.array_equal(camera.view, back.view)
     assert (camera.fx, camera.cy, camera.width) == (back.fx, back.cy, back.width)
 
@@ -58,23 +79,65 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("fps = 25.0", "", "fps", "a number"),
         ("size = 512\nfps", "size = 500\nfps", "size", "multiple of 16"),
         ("size = 512\nfps", "size = true\nfps", "size", "a whole number"),
-        ("timesteps = [999, 499]", "timesteps = [499, 999]", "denoise.timesteps", "falling"),
-        ("timesteps = [999, 499]", "timesteps = [1000]", "denoise.timesteps", "999 to 0"),
-        ("timesteps = [999, 499]", "timesteps = [9.5]", "denoise.timesteps[0]", "a whole number"),
-        ('prediction = "sample"', 'prediction = "x0"', "denoise.prediction", "'epsilon', 'v', 'sample'"),
-        ('prediction = "sample"', 'predict = "sample"', "denoise.predict", "one of timesteps"),
-        ('body = "body.onnx"', 'body = "other.onnx"', "networks.body", "a file other.onnx"),
+        (
+            "timesteps = [999, 499]",
+            "timesteps = [499, 999]",
+            "denoise.timesteps",
+            "falling",
+        ),
+        (
+            "timesteps = [999, 499]",
+            "timesteps = [1000]",
+            "denoise.timesteps",
+            "999 to 0",
+        ),
+        (
+            "timesteps = [999, 499]",
+            "timesteps = [9.5]",
+            "denoise.timesteps[0]",
+            "a whole number",
+        ),
+        (
+            'prediction = "sample"',
+            'prediction = "x0"',
+            "denoise.prediction",
+            "'epsilon', 'v', 'sample'",
+        ),
+        (
+            'prediction = "sample"',
+            'predict = "sample"',
+            "denoise.predict",
+            "one of timesteps",
+        ),
+        (
+            'body = "body.onnx"',
+            'body = "other.onnx"',
+            "networks.body",
+            "a file other.onnx",
+        ),
         ('body = "body.onnx"', "", "networks.body", "a graph"),
-        ("channels = 16\nsize = 32", "channels = 16\nsize = 31", "latent.size", "a divisor"),
+        (
+            "channels = 16\nsize = 32",
+            "channels = 16\nsize = 31",
+            "latent.size",
+            "a divisor",
+        ),
         ("enabled = false", "enabled = true", "networks.face", "a graph"),
-        ('file = "standin"', 'file = "SMPLX_NEUTRAL.npz"', "body.file", "a file SMPLX_NEUTRAL.npz"),
+        (
+            'file = "standin"',
+            'file = "SMPLX_NEUTRAL.npz"',
+            "body.file",
+            "a file SMPLX_NEUTRAL.npz",
+        ),
         ("fps = 25.0", "fps = [", "syntax", "TOML"),
         ("[camera]\nsize = 512", "[camera]\nsize = 256", "camera.size", "512"),
         ("[[1.0,", "[[2.0,", "camera.view", "a rotation"),
         ("[[1.0,", "[[1.0, 1.0,", "camera.view", "4 rows of 4"),
     ],
 )
-def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, find: str, put: str, field: str, expected: str) -> None:
+def test_what_is_wrong_is_named_in_one_line(
+    tmp_path: Path, find: str, put: str, field: str, expected: str
+) -> None:
     folder = a_folder(tmp_path, an_avatar())
     text = (folder / "avatar.toml").read_text()
     assert text.count(find) >= 1
@@ -88,7 +151,10 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, find: str, put: str,
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere.*avatar\.toml: file: expected a TOML file, got no such file"):
+    with pytest.raises(
+        InputError,
+        match=r"nowhere.*avatar\.toml: file: expected a TOML file, got no such file",
+    ):
         Avatar.load(tmp_path / "nowhere")
 
 
@@ -109,7 +175,9 @@ def test_steps_are_its_own_or_spread_over_the_schedule() -> None:
 
 
 def test_a_face_needs_five_points(tmp_path: Path) -> None:
-    networks = {name: f"{name}.onnx" for name in ("body", "decoder", "face", "face_decoder")}
+    networks = {
+        name: f"{name}.onnx" for name in ("body", "decoder", "face", "face_decoder")
+    }
     avatar = replace(an_avatar(), networks=networks, face=FaceFields(enabled=True))
     assert Avatar.load(a_folder(tmp_path, avatar)).face.enabled
     wrong = replace(avatar, face=FaceFields(enabled=True, template=((1.0, 2.0),)))
@@ -126,7 +194,9 @@ _scalars = (
 _keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 _tables = st.recursive(
     st.dictionaries(_keys, _scalars | st.lists(_scalars, max_size=3), max_size=3),
-    lambda inner: st.dictionaries(_keys, inner | st.lists(inner, max_size=2), max_size=3),
+    lambda inner: st.dictionaries(
+        _keys, inner | st.lists(inner, max_size=2), max_size=3
+    ),
     max_leaves=5,
 )
 
