@@ -81,7 +81,7 @@ def perform(what: Score, fps: float, seed: int) -> Figure:
     jaw = np.zeros((len(times), 3))
     jaw[:, 0] = channels.pop("jaw")
     brows = pulses(times, at, [1.1 * s * rng.uniform(0.0, 1.2) for s in strength], 0.18, 0.12, 0.4)
-    smile = 0.55 + slow_noise(times, rng, 5.0, 0.22)[:, 0] + 0.7 * _greeting(times, what.phrases)
+    smile = 0.8 + slow_noise(times, rng, 5.0, 0.25)[:, 0] + 0.7 * _greeting(times, what.phrases)
     smile = np.clip(smile, 0.1, 2.0) * (1.0 - 0.25 * np.clip(channels["lips_kiss"], 0.0, 2.4))
     blink = 3.0 * idle.blinks(times, rng, ends)
     expression = face(

@@ -25,24 +25,26 @@ TORSO_CENTRE_Z = 0.02
 
 def mirror(vector: np.ndarray) -> np.ndarray:
     """Axis-angle (..., 3) of the left side to that of the right side, and back (reflection at x = 0)."""
-    return vector * np.array([1.0, -1.0, -1.0])
+    out: np.ndarray = vector * np.array([1.0, -1.0, -1.0])
+    return out
 
 
 def mirror_points(points: np.ndarray) -> np.ndarray:
     """Points (..., 3) reflected at x = 0."""
-    return points * np.array([-1.0, 1.0, 1.0])
+    out: np.ndarray = points * np.array([-1.0, 1.0, 1.0])
+    return out
 
 
-def keep_outside_torso(points: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """Points (T, 3) of the left arm in the chest frame, pushed radially out of the trunk's ellipse; smooth where they touch it."""
-    a, b = TORSO_HALF_WIDTH + margin, TORSO_HALF_DEPTH + margin
-    offset = (points - [0.0, 0.0, TORSO_CENTRE_Z]) / [a, 1.0, b]
-    radius = np.hypot(offset[:, 0], offset[:, 2])
-    pushed = 1.0 + _softplus((radius - 1.0) / 0.06) * 0.06  # about max(radius, 1), with a rounded corner
-    scale = pushed / np.maximum(radius, 0.2)
-    out = points.copy()
-    out[:, 0] = points[:, 0] * scale
-    out[:, 2] = TORSO_CENTRE_Z + (points[:, 2] - TORSO_CENTRE_Z) * scale
+def keep_outside_torso(wrist: np.ndarray) -> np.ndarray:
+    """Wrists (T, 3) of the left arm in the chest frame, moved smoothly out of the trunk's ellipse and away from the shoulder."""
+    a, b = TORSO_HALF_WIDTH, TORSO_HALF_DEPTH
+    x, z = wrist[:, 0], wrist[:, 2] - TORSO_CENTRE_Z
+    radius = np.hypot(x / a, z / b)
+    outside = 1.0 + _softplus((radius - 1.0) / 0.06) * 0.06  # about max(radius, 1), with a rounded corner
+    scale = outside / np.maximum(radius, 0.2)
+    out = np.stack([x * scale, wrist[:, 1], TORSO_CENTRE_Z + z * scale], -1)
+    near = np.linalg.norm(out - COLLAR - SHOULDER, axis=-1)
+    out[:, 2] += 0.24 * np.exp(-((near / 0.16) ** 2))  # at the shoulder joint itself the arm would have no direction
     return out
 
 
@@ -144,4 +146,5 @@ def _rest_frame(bone: np.ndarray) -> np.ndarray:
 
 
 def _softplus(x: np.ndarray) -> np.ndarray:
-    return np.logaddexp(0.0, x)
+    out: np.ndarray = np.logaddexp(0.0, x)
+    return out

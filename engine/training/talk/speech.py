@@ -65,7 +65,9 @@ class Speech:
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (window * RATE)) ** 2)
         centres = np.round(np.arange(int(self.seconds * fps)) / fps * RATE).astype(int)
         padded = np.pad(power, reach)
-        return np.sqrt(np.array([padded[c : c + 2 * reach + 1] @ kernel for c in centres]) / kernel.sum())
+        mean = np.array([padded[c : c + 2 * reach + 1] @ kernel for c in centres]) / kernel.sum()
+        out: np.ndarray = np.sqrt(mean)
+        return out
 
 
 def speak(text: str, voice: str = VOICE) -> Speech:
@@ -76,6 +78,10 @@ def speak(text: str, voice: str = VOICE) -> Speech:
     program = shutil.which("flite")
     if program is None:
         raise InputError("flite", "program", "the speech synthesizer on the PATH", "none", "apt-get install flite")
+    voices = subprocess.run([program, "-lv"], check=False, capture_output=True, text=True, timeout=30).stdout
+    known = voices.partition(":")[2].split()
+    if voice not in known:
+        raise InputError("flite", "voice", f"one of {', '.join(known)}", repr(voice))
     paragraphs = [_sentences(p) for p in re.split(r"\n\s*\n", text)]
     paragraphs = [p for p in paragraphs if p]
     if not paragraphs:
@@ -129,7 +135,8 @@ def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     spectrum = np.fft.rfft(samples)
     padded = np.zeros(length // 2 + 1, complex)
     padded[: len(spectrum)] = spectrum
-    return np.fft.irfft(padded, length) * (length / len(samples))
+    out: np.ndarray = np.fft.irfft(padded, length) * (length / len(samples))
+    return out
 
 
 def _levelled(samples: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ POSTURES: dict[str, np.ndarray] = {
     "frame": _arm((0.19, 0.0, 0.36), 0.45, 0.10, 0.10, 0.1, (0.25, 0.28, 0.30, 0.32), 0.6, 0.1, 0.2),
     "down": _arm((0.2, -0.01, 0.36), 0.50, 1.05, -0.15, 0.0, (0.15, 0.18, 0.20, 0.24), 0.4, 0.1, 0.1),
     "self": _arm((0.175, 0.03, 0.27), 0.45, 0.15, 0.35, 0.0, (0.14, 0.18, 0.20, 0.24), 0.3, 0.1, 0.2),
-    "count": _arm((0.26, 0.13, 0.25), 0.25, 0.85, -0.35, 0.0, (0.0, 0.95, 0.97, 0.95), 0.4, 0.7, 1.0),
+    "count": _arm((0.26, 0.09, 0.26), 0.25, 0.85, -0.35, 0.0, (0.0, 0.95, 0.97, 0.95), 0.4, 0.7, 1.0),
 }
 _COUNTS = {"first": (0.0, 0.95, 0.97, 0.95), "second": (0.0, 0.0, 0.95, 0.95), "third": (0.0, 0.0, 0.0, 0.9)}
 _BEATS = ("offer", "wide", "chop", "pinch", "frame", "down")
@@ -89,7 +89,7 @@ def _chosen(phrase: Phrase, rng: np.random.Generator) -> tuple[np.ndarray | None
         return POSTURES["self"], ("right",)
     if phrase.opens and ("you" in words or "welcome" in words) and rng.random() < 0.7:
         return POSTURES["offer"], sides
-    if rng.random() < 0.2:
+    if rng.random() < 0.35:
         return None, sides
     return POSTURES[str(rng.choice(_BEATS))], sides
 

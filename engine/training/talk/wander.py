@@ -48,8 +48,9 @@ def _faces(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     def keys(n: int) -> np.ndarray:
         names = len(EXPRESSION_NAMES)
-        active = rng.random((n, names)) < 0.10
-        out = active * FULL_ACTIVATION * rng.random((n, names)) ** 0.8
+        out = (rng.random((n, names)) < 0.08) * FULL_ACTIVATION * rng.random((n, names))
+        deck = np.concatenate([rng.permutation(names) for _ in range(n // names + 1)])[:n]  # every one has its turn
+        out[np.arange(n), deck] = FULL_ACTIVATION * rng.uniform(0.6, 1.0, n)
         left, right = (EXPRESSION_NAMES.index("blink_left"), EXPRESSION_NAMES.index("blink_right"))
         together = rng.random(n) < 0.8
         out[:, right] = np.where(together, out[:, left], out[:, right])
@@ -94,14 +95,16 @@ def _possible(keys: np.ndarray) -> np.ndarray:
     solved = solve_arm(keys[:, :3], keys[:, 3], keys[:, 4], keys[:, 5], keys[:, 6])
     points = arm_points(solved)
     tips = points[:, 3] + _FINGERTIP * (points[:, 4] - points[:, 3])
-    fine = np.linalg.norm(keys[:, :3] - body.COLLAR - body.SHOULDER, axis=1) < 0.50
+    reach = np.linalg.norm(keys[:, :3] - body.COLLAR - body.SHOULDER, axis=1)
+    fine = (reach > 0.22) & (reach < 0.50)
     for point in (points[:, 2], points[:, 3], points[:, 4], tips):
         trunk = np.hypot(
             point[:, 0] / body.TORSO_HALF_WIDTH, (point[:, 2] - body.TORSO_CENTRE_Z) / body.TORSO_HALF_DEPTH
         )
         fine &= (trunk > 1.0) | (point[:, 1] > 0.22)
         fine &= np.linalg.norm(point - HEAD_CENTRE, axis=1) > HEAD_RADIUS
-    return fine
+    clear: np.ndarray = fine
+    return clear
 
 
 def _keyed(
