@@ -1,0 +1,172 @@
+"""A clip through the engine to a video file: every pose becomes a picture, however long that takes.
+
+It knows containers and codecs, not what paints the pictures. A render that fails or is interrupted leaves no file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+
+from engine.errors import InputError
+from engine.picture import Picture
+from engine.pose import PoseClip, PoseFrame
+from engine.resample import resample
+from streaming.audio import fitted
+from streaming.messages import SAMPLE_RATE
+
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+QUALITY = {"crf": "18", "preset": "fast"}  # visually close to lossless
+BT601 = 6  # the matrix that the conversion from RGB uses; said in the file, so that no player has to guess
+
+
+class Painter(Protocol):
+    """What rendering needs of an engine."""
+
+    fps: float
+
+    def feed(self, frame: PoseFrame) -> list[Picture]: ...
+
+    def flush(self) -> list[Picture]: ...
+
+    def reset(self) -> None: ...
+
+
+def render(
+    engine: Painter,
+    clip: PoseClip,
+    audio: np.ndarray | None,
+    out: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Paint `clip` at the engine's rate into `out` (.mp4, .mov or .mkv; H.264, and AAC where there is sound).
+
+    `audio`: (n,) int16 mono at 48 kHz from the clip's first frame on, cut or padded to the picture's length, or None.
+    `progress` is called with (pictures done, pictures in all). InputError where `out` cannot be written.
+    """
+    poses = resample(clip, engine.fps)
+    sound = (
+        None
+        if audio is None
+        else fitted(audio, round(len(poses) / engine.fps * SAMPLE_RATE))
+    )
+    engine.reset()
+    with _whole_file(out) as (half, container_format):
+        pictures = _pictures(engine, poses)
+        with av.open(str(half), "w", format=container_format) as container:
+            _encode(
+                container,
+                pictures,
+                engine.fps,
+                sound,
+                lambda done: progress(done, len(poses)),
+            )
+
+
+def _pictures(engine: Painter, poses: PoseClip) -> Iterator[Picture]:
+    for frame in poses.frames():
+        yield from engine.feed(frame)
+    yield from engine.flush()
+
+
+def _encode(
+    container: Any,
+    pictures: Iterator[Picture],
+    fps: float,
+    sound: np.ndarray | None,
+    progress: Callable[[int], None],
+) -> None:
+    """Mux pictures and sound side by side, the sound always just ahead of the picture it belongs to."""
+    rate = Fraction(fps).limit_denominator(1001)
+    video, track = None, None
+    for done, picture in enumerate(pictures):
+        if video is None:
+            video = _video_stream(container, picture.image, rate)
+            track = _Track(container, sound) if sound is not None else None
+        if track is not None:
+            track.write_until(round((done + 1) / fps * SAMPLE_RATE))
+        frame = av.VideoFrame.from_ndarray(picture.image, format="rgb24")
+        frame.pts, frame.time_base = done, 1 / rate
+        container.mux(video.encode(frame))
+        progress(done + 1)
+    if video is not None:
+        container.mux(video.encode())
+    if track is not None:
+        track.close()
+
+
+def _video_stream(container: Any, image: np.ndarray, rate: Fraction) -> Any:
+    stream = container.add_stream("libx264", rate=rate, options=QUALITY)
+    stream.height, stream.width = image.shape[:2]
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = 1 / rate
+    stream.codec_context.colorspace = BT601
+    stream.codec_context.color_range = 1  # limited
+    return stream
+
+
+class _Track:
+    """The sound track, written piece by piece."""
+
+    CHUNK = 1024  # samples of an AAC frame
+
+    def __init__(self, container: Any, samples: np.ndarray) -> None:
+        self._container, self._samples, self._done = container, samples, 0
+        self._stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+        self._stream.bit_rate = 128_000
+
+    def write_until(self, sample: int) -> None:
+        """Write up to `sample`, and on to the end of a chunk."""
+        while self._done < min(sample, len(self._samples)):
+            chunk = self._samples[self._done : self._done + self.CHUNK]
+            frame = av.AudioFrame.from_ndarray(chunk[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = (
+                SAMPLE_RATE,
+                self._done,
+                Fraction(1, SAMPLE_RATE),
+            )
+            self._container.mux(self._stream.encode(frame))
+            self._done += len(chunk)
+
+    def close(self) -> None:
+        """Write the rest, and what the encoder still holds."""
+        self.write_until(len(self._samples))
+        self._container.mux(self._stream.encode())
+
+
+@contextmanager
+def _whole_file(out: Path) -> Iterator[tuple[Path, str]]:
+    """A hidden file beside `out` and its format; it becomes `out` at the end, or vanishes where anything went wrong."""
+    container_format = CONTAINERS.get(out.suffix.lower())
+    if container_format is None:
+        raise InputError(
+            str(out),
+            "file name",
+            f"one that ends in {', '.join(CONTAINERS)}",
+            repr(out.suffix),
+        )
+    if not out.parent.is_dir():
+        raise InputError(
+            str(out), "folder", "a folder that is there", f"no {out.parent}"
+        )
+    if out.is_dir():
+        raise InputError(str(out), "file name", "a file", "a folder")
+    half = out.with_name(f".{out.name}.part")
+    try:
+        half.touch()
+    except OSError as error:
+        raise InputError(
+            str(out), "folder", "a folder to write to", str(error)
+        ) from None
+    try:
+        yield half, container_format
+        os.replace(half, out)
+    finally:
+        half.unlink(missing_ok=True)
