@@ -140,7 +140,7 @@ def draw(screen, faces, uv, face_surface, surfaces, texels, levels, counts, cull
 @njit(cache=True, nogil=True, fastmath=FAST)
 def collect(
     screen, faces, uv, face_surface, surfaces, texels, levels, counts, nearest, heads, links, pixels, owners, depths
-):  # type: ignore[no-untyped-def]  # noqa: E501
+):  # type: ignore[no-untyped-def]
     """Gathers the see-through fragments before the z-buffer, per sample in a list sorted from far to near.
 
     Args:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.camera import Camera
-from engine.training.studio import raster, shading
-from engine.training.studio.shading import Lights, Material
+from engine.training.studio import compose, raster, shading
+from engine.training.studio.lights import Lights, light_matrix, sphere_directions
+from engine.training.studio.materials import Material
 from engine.training.studio.textures import PLAIN, SRGB, pack, srgb_to_linear
 
 LAMP_TEXELS = 3.5  # shadow map texels across the softness of the sharpest lamp
@@ -120,13 +121,13 @@ class Renderer:
         size = int(np.clip(np.ceil(2 * self.radius * LAMP_TEXELS / sharpest), 64, 1024))
         texel = 2 * self.radius / size
         self._lamps = np.stack([lamp.row(texel) for lamp in self.lights.lamps]).astype(np.float32)
+        mirrors = [lamp.row(texel) for lamp in (*self.lights.mirrored, *self.lights.lamps)]
+        self._mirrored = np.stack(mirrors).astype(np.float32)
         self._lamp_maps = np.empty((len(self._lamps), size, size), np.float32)
-        self._lamp_matrices = np.stack(
-            [shading.light_matrix(row[:3], self.centre, self.radius, size) for row in self._lamps]
-        )
-        self._sky = shading.sphere_directions(SKY_DIRECTIONS).astype(np.float32)
+        self._lamp_matrices = np.stack([light_matrix(row[:3], self.centre, self.radius, size) for row in self._lamps])
+        self._sky = sphere_directions(SKY_DIRECTIONS).astype(np.float32)
         self._radiance = self.lights.surroundings(self._sky) * np.float32(4 / SKY_DIRECTIONS)
-        self._sky_matrices = [shading.light_matrix(d, self.centre, self.radius, SKY_MAP) for d in self._sky]
+        self._sky_matrices = [light_matrix(d, self.centre, self.radius, SKY_MAP) for d in self._sky]
         self._sky_map = np.empty((SKY_MAP, SKY_MAP), np.float32)
         self._no_ids = np.empty((0, 0), np.int32)
 
@@ -155,11 +156,11 @@ class Renderer:
             bank.counts, self._nearest, self._heads, self._links, self._pixels, self._owners, self._depths,
         )  # fmt: skip
         self._shade(count)
-        shading.layer(self._heads, self._links, self._shaded, flat)
+        compose.layer(self._heads, self._links, self._shaded, flat)
 
         image = np.empty((self.camera.height, self.camera.width, 3), np.uint8)
         alpha = np.empty((self.camera.height, self.camera.width), np.uint8)
-        shading.resolve(self._samples, self.supersample, self._background, image, alpha)
+        compose.resolve(self._samples, self.supersample, self._background, image, alpha)
         return image, alpha
 
     def _draw(self, nearest: np.ndarray, ids: np.ndarray, parallel: bool) -> None:
@@ -191,7 +192,7 @@ class Renderer:
         shading.shade(
             self._pixels, self._owners, count, self._view.width, self._screen, self._vertices, self._normals,
             self._ambient, self._faces, self._uv, self._face_surface, self._surfaces, bank.texels, bank.levels,
-            bank.counts, SRGB, PLAIN, self._eye, self._lamps, self._lamp_maps, self._lamp_matrices,
+            bank.counts, SRGB, PLAIN, self._eye, self._lamps, self._lamp_maps, self._lamp_matrices, self._mirrored,
             np.float32(self.lights.exposure), self._shaded,
         )  # fmt: skip
 

@@ -1,143 +1,29 @@
-"""What samples look like: materials, the lights of a news studio, and the kernels that shade and resolve.
+"""The kernels that light samples: what of the sky and the lamps a point sees, and what colour it then sends back.
 
-It knows nothing about which file a garment comes from, or how a pose moves it. All light is linear and scaled so that
-white paper facing the key light comes out a little below white. Directions point towards the light, in world axes
-(Y up, the anchor faces +Z).
+All light is linear. It knows nothing about how a sample was found, nor what becomes of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 from numba import njit
 
-from engine.training.studio.raster import BLEND, CUTOUT, OPAQUE, WET
+from engine.training.studio.materials import (
+    ALPHA,
+    AO_MAP,
+    BLUE,
+    GREEN,
+    HAIR,
+    NORMAL_MAP,
+    NORMAL_SCALE,
+    RED,
+    ROUGHNESS,
+    SHEEN,
+    SKIN,
+    SPECULAR,
+)  # fmt: skip
+from engine.training.studio.raster import CUT, CUTOUT, MODE, OPAQUE, TEXTURE, WET
 from engine.training.studio.textures import FAST, sample
-
-# Columns of the table of surfaces, after those that `raster` reads.
-RED, GREEN, BLUE, ALPHA, ROUGHNESS, SPECULAR, SKIN, HAIR, SHEEN, NORMAL_MAP, AO_MAP, NORMAL_SCALE = range(6, 18)
-COLUMNS = 18
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """How a part reflects light.
-
-    `color` multiplies the texture (linear light; below 1 darkens). `cut` is the alpha from which a cut-out surface is
-    solid: below it the edge is blended. `skin` in [0, 1] lets light bleed past the shadow's edge, red furthest; `hair`
-    in [0, 1] stretches the highlight across the strands, which run along the texture's v; `sheen` is the pale rim of
-    cloth. `wet` keeps the highlight where alpha is 0 (a cornea) and makes it a mirror of the lamps. `bias` metres
-    bring a surface that lies on another one (a brow) nearer to the eye.
-    """
-
-    base_color_texture: np.ndarray | None = None  # (h, w, 4) uint8, row 0 is v = 1
-    color: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    alpha: float = 1.0
-    alpha_mode: Literal["opaque", "cutout", "blend"] = "opaque"
-    cut: float = 0.75
-    roughness: float = 0.6
-    specular: float = 0.04
-    skin: float = 0.0
-    hair: float = 0.0
-    sheen: float = 0.0
-    wet: bool = False
-    normal_map: np.ndarray | None = None  # (h, w, 4) uint8, tangent space
-    normal_scale: float = 1.0
-    ao_map: np.ndarray | None = None  # (h, w, 4) uint8, red is open
-    double_sided: bool = False
-    bias: float = 0.0
-
-    def row(self, texture: int, normal_map: int, ao_map: int) -> np.ndarray:
-        """This material as a row of the table of surfaces (COLUMNS,), with its textures' indices, -1 for none."""
-        mode = {"opaque": OPAQUE, "cutout": CUTOUT, "blend": BLEND}[self.alpha_mode]
-        if mode == CUTOUT and texture < 0:
-            mode = OPAQUE
-        return np.array(
-            [mode, texture, self.double_sided, self.cut, self.bias, self.wet, *self.color, self.alpha, self.roughness,
-             self.specular, self.skin, self.hair, self.sheen, normal_map, ao_map, self.normal_scale],
-            np.float32,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Lamp:
-    """A distant lamp with shadows. `softness`: width of its shadows' edges, metres; `size`: its half angle, radians."""
-
-    direction: tuple[float, float, float]
-    color: tuple[float, float, float]
-    softness: float = 0.02
-    size: float = 0.16
-
-    def row(self, texel: float) -> np.ndarray:
-        unit = np.asarray(self.direction, np.float64) / np.linalg.norm(self.direction)
-        return np.array([*unit, *self.color, max(self.softness / texel, 1.0), np.cos(self.size)], np.float32)
-
-
-@dataclass(frozen=True)
-class Glow:
-    """A broad source without edges, such as a fill panel or a bright wall: light falls off as cos(angle)^sharpness."""
-
-    direction: tuple[float, float, float]
-    color: tuple[float, float, float]
-    sharpness: float = 4.0
-
-
-@dataclass(frozen=True)
-class Lights:
-    """Lamps are shaded sample by sample with shadow maps; the surroundings per vertex through many small depth maps."""
-
-    lamps: tuple[Lamp, ...]
-    glows: tuple[Glow, ...] = ()
-    above: tuple[float, float, float] = (0.3, 0.3, 0.3)
-    below: tuple[float, float, float] = (0.1, 0.1, 0.1)
-    exposure: float = 1.0
-
-    def surroundings(self, directions: np.ndarray) -> np.ndarray:
-        """Radiance (N, 3) float32 that comes from unit `directions` (N, 3), lamps not counted."""
-        up = (directions[:, 1:2] + 1) / 2
-        radiance = up * np.asarray(self.above) + (1 - up) * np.asarray(self.below)
-        for glow in self.glows:
-            unit = np.asarray(glow.direction, np.float64) / np.linalg.norm(glow.direction)
-            lobe = np.clip(directions @ unit, 0, 1) ** glow.sharpness
-            radiance = radiance + lobe[:, None] * np.asarray(glow.color)
-        return np.asarray(radiance, np.float32)
-
-
-def news_studio() -> Lights:
-    """Three-point light: a warm soft key from the upper left of the picture, a cool fill, two rims from behind."""
-    return Lights(
-        lamps=(
-            Lamp((-0.55, 0.62, 0.85), (0.80, 0.755, 0.70), softness=0.022, size=0.17),
-            Lamp((0.85, 0.55, -0.75), (0.42, 0.47, 0.55), softness=0.015, size=0.1),
-            Lamp((-0.9, 0.5, -0.8), (0.20, 0.23, 0.28), softness=0.015, size=0.1),
-        ),
-        glows=(Glow((0.8, 0.25, 0.8), (0.36, 0.40, 0.46), 3.0), Glow((-0.2, 0.1, 1.0), (0.22, 0.21, 0.2), 2.0)),
-        above=(0.30, 0.31, 0.33),
-        below=(0.09, 0.085, 0.085),
-    )  # fmt: skip
-
-
-def sphere_directions(count: int) -> np.ndarray:
-    """`count` unit vectors (count, 3) spread evenly over the sphere (Fibonacci lattice)."""
-    index = np.arange(count) + 0.5
-    height, turn = 1 - 2 * index / count, np.pi * (1 + 5**0.5) * index
-    ring = np.sqrt(1 - height**2)
-    return np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], axis=1)
-
-
-def light_matrix(direction: np.ndarray, centre: np.ndarray, radius: float, size: int) -> np.ndarray:
-    """Affine (3, 4) float32 of a parallel view along -direction: the sphere's square to [0, size), nearness in metres."""
-    unit = np.asarray(direction, np.float64) / np.linalg.norm(direction)
-    side = np.cross([0.0, 1.0, 0.0] if abs(unit[1]) < 0.95 else [0.0, 0.0, 1.0], unit)
-    side /= np.linalg.norm(side)
-    rows = np.stack([side, np.cross(unit, side), unit])
-    scale = np.array([size / (2 * radius), size / (2 * radius), 1.0])
-    matrix = np.empty((3, 4))
-    matrix[:, :3] = rows * scale[:, None]
-    matrix[:, 3] = -matrix[:, :3] @ centre + [size / 2, size / 2, 0.0]
-    return matrix.astype(np.float32)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -214,7 +100,7 @@ def tone(x):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, fastmath=FAST)
 def shade(  # type: ignore[no-untyped-def]
     pixels, owners, count, width, screen, vertices, normals, ambient, faces, uv, face_surface, surfaces,
-    texels, levels, counts, srgb, plain, eye, lamps, lamp_maps, lamp_matrices, exposure, out,
+    texels, levels, counts, srgb, plain, eye, lamps, lamp_maps, lamp_matrices, mirrored, exposure, out,
 ):  # fmt: skip
     """Shades samples `pixels` (N,) of faces `owners` (N,) into `out` (N, 4): tone-mapped linear, premultiplied, alpha.
 
@@ -266,7 +152,7 @@ def shade(  # type: ignore[no-untyped-def]
             sx, sy, sz = sx / length, sy / length, sz / length
 
         red, green, blue, alpha = one, one, one, one
-        texture = int(surfaces[row, 1])
+        texture = int(surfaces[row, TEXTURE])
         lod = np.float32(0)
         span = abs((uv[f, 2] - uv[f, 0]) * (uv[f, 5] - uv[f, 1]) - (uv[f, 4] - uv[f, 0]) * (uv[f, 3] - uv[f, 1]))
         span = span / max(abs(area), 1e-9)  # texture area a sample
@@ -324,13 +210,7 @@ def shade(  # type: ignore[no-untyped-def]
             hx, hy, hz = lx + vx, ly + vy, lz + vz
             length = np.sqrt(hx * hx + hy * hy + hz * hz) + np.float32(1e-20)
             hx, hy, hz = hx / length, hy / length, hz / length
-            if wet:  # a mirror that shows the lamp as a soft disc
-                away = 2 * facing
-                mirror = (away * nx - vx) * lx + (away * ny - vy) * ly + (away * nz - vz) * lz
-                edge = (one - lamps[n, 7]) * np.float32(0.5)
-                part = min(max((mirror - lamps[n, 7] + edge) / (2 * edge), zero), one)
-                lobe = part * part * (3 - 2 * part) * specular * seen
-            elif hair > 0:
+            if hair > 0:
                 along = (sx * hx + sy * hy + sz * hz) * strand  # where no direction is known the highlight is round
                 across = np.sqrt(max(one - along * along, zero)) * max(nx * hx + ny * hy + nz * hz, zero) ** 2
                 lobe = hair * specular * (across**40 + np.float32(0.5) * across**8) * sparkle * max(cosine, zero) * seen
@@ -339,15 +219,27 @@ def shade(  # type: ignore[no-untyped-def]
                 glance = (one - max(vx * hx + vy * hy + vz * hz, zero)) ** 5
                 lobe = (specular + (one - specular) * glance) * (gloss + 8) * np.float32(0.125) * bright**gloss
                 lobe *= max(cosine, zero) * seen
+            if wet:
+                lobe = zero
             for k in range(3):
                 wrap = bleed[k] * skin + np.float32(0.25) * hair
                 diffuse = max((cosine + wrap) / ((one + wrap) * (one + wrap)), zero)
                 through = seen ** (one / (one + 2 * bleed[k] * skin)) if skin > 0 else seen
                 light[k] += lamps[n, 3 + k] * diffuse * through
                 shine[k] += lamps[n, 3 + k] * lobe
+        if wet:  # a mirror that shows the lamps as soft discs
+            for n in range(mirrored.shape[0]):
+                rx, ry, rz = 2 * facing * nx - vx, 2 * facing * ny - vy, 2 * facing * nz - vz
+                edge = (one - mirrored[n, 7]) * np.float32(0.5)
+                part = (rx * mirrored[n, 0] + ry * mirrored[n, 1] + rz * mirrored[n, 2] - mirrored[n, 7] + edge) / (
+                    2 * edge
+                )
+                part = min(max(part, zero), one)
+                for k in range(3):
+                    shine[k] += mirrored[n, 3 + k] * part * part * (3 - 2 * part) * specular
         alpha *= surfaces[row, ALPHA]
-        mode = int(surfaces[row, 0])
-        if mode == OPAQUE or (mode == CUTOUT and alpha >= surfaces[row, 3]):
+        mode = int(surfaces[row, MODE])
+        if mode == OPAQUE or (mode == CUTOUT and alpha >= surfaces[row, CUT]):
             alpha = one
         keep = one if wet else alpha
         if wet:  # body and reflection come through different alphas
@@ -359,62 +251,3 @@ def shade(  # type: ignore[no-untyped-def]
             out[i, 1] = tone((green * light[1] + shine[1]) * exposure) * keep
             out[i, 2] = tone((blue * light[2] + shine[2]) * exposure) * keep
         out[i, 3] = alpha
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def layer(heads, links, shaded, picture):  # type: ignore[no-untyped-def]
-    """Lays the fragments `shaded` (N, 4) over `picture` (H * W, 4), premultiplied, from far to near."""
-    for i in range(heads.shape[0]):
-        n = heads[i]
-        while n >= 0:
-            rest = np.float32(1) - shaded[n, 3]
-            for k in range(4):
-                picture[i, k] = shaded[n, k] + rest * picture[i, k]
-            n = links[n]
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def resolve(samples, factor, background, image, alpha):  # type: ignore[no-untyped-def]
-    """Samples (h * factor, w * factor, 4), premultiplied, to `image` (h, w, 3) and `alpha` (h, w) uint8.
-
-    The filter is a tent two pixels wide (a lens is no box), and `background` (h, w, 3) is linear.
-    """
-    height, width = alpha.shape
-    reach = 2 * factor if factor > 1 else 1
-    first = (reach - factor) // 2
-    weights = np.zeros(reach, np.float32)
-    for i in range(reach):
-        weights[i] = np.float32(1) - abs(i - first + 0.5 - 0.5 * factor) / factor if factor > 1 else np.float32(1)
-    for y in range(height):
-        for x in range(width):
-            red = green = blue = cover = total = np.float32(0)
-            for i in range(reach):
-                sy = y * factor + i - first
-                if sy < 0 or sy >= samples.shape[0]:
-                    continue
-                for j in range(reach):
-                    sx = x * factor + j - first
-                    if sx < 0 or sx >= samples.shape[1]:
-                        continue
-                    weight = weights[i] * weights[j]
-                    total += weight
-                    red += weight * samples[sy, sx, 0]
-                    green += weight * samples[sy, sx, 1]
-                    blue += weight * samples[sy, sx, 2]
-                    cover += weight * samples[sy, sx, 3]
-            rest = max(np.float32(1) - cover / total, np.float32(0))
-            image[y, x, 0] = _encode(red / total + rest * background[y, x, 0])
-            image[y, x, 1] = _encode(green / total + rest * background[y, x, 1])
-            image[y, x, 2] = _encode(blue / total + rest * background[y, x, 2])
-            alpha[y, x] = np.uint8(min(cover / total, np.float32(1)) * 255 + 0.5)
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _encode(value):  # type: ignore[no-untyped-def]
-    value = min(max(value, np.float32(0)), np.float32(1))
-    coded = (
-        value * np.float32(12.92)
-        if value <= 0.0031308
-        else np.float32(1.055) * value ** np.float32(1 / 2.4) - np.float32(0.055)
-    )
-    return np.uint8(coded * 255 + 0.5)

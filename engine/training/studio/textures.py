@@ -159,27 +159,30 @@ def studio_background(size: int, seed: int = 0) -> np.ndarray:
     """A news studio far out of focus, (size, size, 3) uint8: a blue-grey wall, a video wall's glow, round lights."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size  # both in [0, 1)
-    wall = np.array([0.045, 0.075, 0.125], np.float32)
-    glow = np.array([0.115, 0.175, 0.255], np.float32)
-    centre = np.exp(-(((x - 0.56) / 0.55) ** 2) - ((y - 0.38) / 0.5) ** 2)
-    picture = wall + (glow - wall) * centre[..., None]
 
-    def edge(distance: np.ndarray, blur: float) -> np.ndarray:
-        return 1 / (1 + np.exp(np.clip(distance / blur, -30, 30)))
+    def colour(red: float, green: float, blue: float) -> np.ndarray:
+        return np.array([red, green, blue], np.float32)
 
-    for left, top, right, bottom, light in ((-0.1, 0.1, 0.2, 0.66, 0.11), (0.76, 0.06, 1.1, 0.6, 0.16)):
-        inside = edge(np.maximum(np.abs(x - (left + right) / 2) - (right - left) / 2,
-                                 np.abs(y - (top + bottom) / 2) - (bottom - top) / 2), 0.018)  # fmt: skip
-        tint = np.array([0.6, 1.0, 1.55], np.float32) * light
-        picture += (inside * (0.75 + 0.4 * (1 - y)))[..., None] * tint
-    for _ in range(16):  # out-of-focus lamps: discs with a slightly brighter rim
-        cx, cy, radius = draw.uniform(0, 1), draw.uniform(0.02, 0.5), draw.uniform(0.022, 0.055)
-        warm = draw.uniform() < 0.35
-        tint = np.array([1.0, 0.72, 0.42] if warm else [0.55, 0.85, 1.25], np.float32) * draw.uniform(0.03, 0.13)
+    def soft(distance: np.ndarray, blur: float) -> np.ndarray:
+        return np.asarray(1 / (1 + np.exp(np.clip(distance / blur, -30, 30))))[..., None]  # 1 inside, (h, w, 1)
+
+    middle = np.exp(-(((x - 0.55) / 0.5) ** 2) - ((y - 0.36) / 0.45) ** 2)[..., None]
+    picture = colour(0.022, 0.034, 0.055) + middle * colour(0.045, 0.075, 0.115)
+    for left, right, top, bottom, light in ((-0.2, 0.17, 0.08, 0.64, 0.085), (0.8, 1.2, 0.03, 0.6, 0.12)):  # screens
+        inside = soft(left - x, 0.012) * soft(x - right, 0.012) * soft(top - y, 0.014) * soft(y - bottom, 0.014)
+        fall = (0.7 + 0.5 * np.cos(5 * (y - top)) ** 2 * (1 - y))[..., None]
+        picture += inside * fall * light * colour(0.55, 1.0, 1.6)
+    for edge in (0.245, 0.33, 0.685, 0.755):  # lit edges of the set's columns
+        picture += soft(np.abs(x - edge) - 0.004, 0.004) * (0.25 + 0.5 * (1 - y))[..., None] * colour(0.05, 0.085, 0.13)
+    for _ in range(12):  # lamps: discs with a slightly brighter rim, most of them high up
+        cx, cy, radius = draw.uniform(0, 1), draw.uniform(0.0, 0.34), draw.uniform(0.018, 0.042)
+        tint = colour(1.0, 0.72, 0.42) if draw.uniform() < 0.35 else colour(0.6, 0.85, 1.15)
         far = np.hypot(x - cx, y - cy) - radius
-        picture += (edge(far, 0.0035) * (0.8 + 0.35 * np.exp(-((far / (0.25 * radius)) ** 2))))[..., None] * tint
-    band = edge(np.abs(y - 0.8) - 0.012, 0.006) * (0.5 + 0.5 * x)  # a lit strip of the set
-    picture += band[..., None] * np.array([0.10, 0.19, 0.33], np.float32)
-    picture *= (1 - 0.45 * np.clip(np.hypot(x - 0.5, y - 0.45) - 0.25, 0, 1) ** 1.3)[..., None]
+        rim = 0.8 + 0.35 * np.exp(-((far / (0.25 * radius)) ** 2))[..., None]
+        picture += soft(far, 0.003) * rim * draw.uniform(0.02, 0.09) * tint
+    picture += soft(np.abs(y - 0.74) - 0.008, 0.006) * (0.3 + 0.7 * x)[..., None] * colour(0.06, 0.12, 0.21)
+    picture += soft(0.76 - y, 0.02) * colour(0.006, 0.010, 0.017)  # the desk's reflection of the room
+    away = np.clip(np.hypot(x - 0.5, y - 0.42) - 0.2, 0, 1)[..., None]
+    picture *= 1 - 0.5 * away**1.3
     grain = draw.normal(0, 0.35, (size, size, 3)).astype(np.float32)  # breaks the banding of 8 bits; a still picture
     return np.clip(linear_to_srgb(picture) * 255 + 0.5 + grain, 0, 255).astype(np.uint8)
