@@ -31,6 +31,7 @@ class Score:
     phonemes: tuple[Phoneme, ...]
     phrases: tuple[Phrase, ...]
     loudness: np.ndarray | None = None  # (T,) about 1 at the clip's rate
+    calm: float = 0.35  # share of the phrases that pass without a gesture
 
 
 def score(speech: Speech, fps: float) -> Score:
@@ -63,11 +64,11 @@ def perform(what: Score, fps: float, seed: int) -> Figure:
     at, strength = [a.time for a in accents], [a.strength for a in accents]
     ends = [phrase.end for phrase in what.phrases]
 
-    left, right = arms(what.phrases, times, rng)
+    left, right = arms(what.phrases, times, rng, what.calm)
     breathing = idle.breath(times, rng)
     left[:, 1] += 0.004 * breathing
     right[:, 1] += 0.004 * breathing
-    nod = pulses(times, at, [0.055 * s * rng.uniform(0.4, 1.2) for s in strength], 0.16, 0.02, 0.32)
+    nod = pulses(times, at, [0.07 * s * rng.uniform(0.4, 1.2) for s in strength], 0.16, 0.02, 0.32)
     turn = rng.normal(0.0, 0.05, len(ends))
     tilt = rng.normal(0.0, 0.035, len(ends))
     head = slow_noise(times, rng, 3.5, 1.0, 3) * [0.022, 0.040, 0.018]
@@ -130,7 +131,7 @@ def _babble(seconds: float, rng: np.random.Generator) -> Score:
         pause = float(rng.uniform(0.2, 0.9))
         phonemes.append(Phoneme(SILENCE, now, now + pause))
         now += pause
-    return Score(seconds, tuple(phonemes), tuple(phrases))
+    return Score(seconds, tuple(phonemes), tuple(phrases), calm=0.1)
 
 
 def _cut(figure: Figure, frames: int) -> Figure:

@@ -146,7 +146,8 @@ def _levelled(samples: np.ndarray) -> np.ndarray:
     knee = 0.6 * PEAK
     over = np.maximum(np.abs(scaled) - knee, 0.0)
     bent = np.minimum(np.abs(scaled), knee) + (PEAK - knee) * np.tanh(over / (PEAK - knee))
-    return (np.sign(scaled) * bent).astype(np.float32)
+    out: np.ndarray = (np.sign(scaled) * bent).astype(np.float32)
+    return out
 
 
 def _merged(phonemes: list[Phoneme]) -> list[Phoneme]:

@@ -63,12 +63,14 @@ _LIFT = np.zeros(ARM_DIMS)
 _LIFT[:6] = (0.0, 0.055, -0.02, 0.08, 0.0, -0.12)  # how a hand is raised before it strikes
 
 
-def arms(phrases: Sequence[Phrase], times: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right arm over time, each (T, ARM_DIMS), for spoken `phrases`."""
+def arms(
+    phrases: Sequence[Phrase], times: np.ndarray, rng: np.random.Generator, calm: float = 0.35
+) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right arm over time, each (T, ARM_DIMS), for spoken `phrases`; `calm` is the share of them without a gesture."""
     plans = {"left": _Plan(REST_OVER, rng), "right": _Plan(REST, rng)}
     for phrase in phrases:
         accents = _spaced(phrase.accents, 0.75)[:4]
-        posture, sides = _chosen(phrase, rng)
+        posture, sides = _chosen(phrase, rng, calm)
         if not accents or posture is None:
             continue
         for side in sides:
@@ -77,7 +79,7 @@ def arms(phrases: Sequence[Phrase], times: np.ndarray, rng: np.random.Generator)
     return plans["left"].path(times, fps), plans["right"].path(times, fps)
 
 
-def _chosen(phrase: Phrase, rng: np.random.Generator) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _chosen(phrase: Phrase, rng: np.random.Generator, calm: float) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """What a phrase asks for by its words, or a beat by chance, and the arms that make it."""
     words = re.findall(r"[a-z]+", phrase.text.lower())
     sides = (("left", "right"), ("right",), ("left",))[rng.choice(3, p=(0.45, 0.30, 0.25))]
@@ -89,7 +91,7 @@ def _chosen(phrase: Phrase, rng: np.random.Generator) -> tuple[np.ndarray | None
         return POSTURES["self"], ("right",)
     if phrase.opens and ("you" in words or "welcome" in words) and rng.random() < 0.7:
         return POSTURES["offer"], sides
-    if rng.random() < 0.35:
+    if rng.random() < calm:
         return None, sides
     return POSTURES[str(rng.choice(_BEATS))], sides
 
