@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.errors import InputError
-from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
+from engine.skeleton import BETAS_DIMS, EXPRESSION_DIMS, POSE_DIMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ class PoseClip:
         frames = len(self.poses)
         check_array(self.source, "expressions", self.expressions, (frames, EXPRESSION_DIMS))
         check_array(self.source, "transl", self.transl, (frames, 3))
+        check_array(self.source, "betas", self.betas, (None,))
+        if len(self.betas) > BETAS_DIMS:
+            raise InputError(self.source, "betas", f"at most {BETAS_DIMS}", str(len(self.betas)))
         if frames == 0:
             raise InputError(self.source, "poses", "at least one frame", "none")
         if not (np.isfinite(self.fps) and 1.0 <= self.fps <= 1000.0):

@@ -24,6 +24,7 @@ PARENTS: tuple[int, ...] = (
 
 JOINTS = len(JOINT_NAMES)  # 55
 POSE_DIMS = 3 * JOINTS  # 165, axis-angle
+BETAS_DIMS = 300  # shape coefficients, at most
 EXPRESSION_DIMS = 100  # FLAME coefficients in the 2020 model
 
 ROOT = slice(0, 3)
