@@ -1,0 +1,73 @@
+"""Frames of a window that see each other: all-frame attention, and normalisation over the window (arXiv 2403.16510, 3.3).
+
+Windows travel as batches, (B * frames, C, H, W). Nothing here has weights: it changes how a plain diffusers UNet runs, as
+the paper does at inference. With one frame both are the plain network.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Scope = Literal["frame", "window"]
+
+
+class FrameAttention:
+    """Attention processor: in self-attention the tokens of all `frames` attend to each other; cross-attention per frame."""
+
+    def __init__(self, frames: int = 1) -> None:
+        self.frames = frames
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,  # (B * frames, N, C)
+        encoder_hidden_states: Tensor | None = None,  # (B * frames, M, D)
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        if attention_mask is not None or temb is not None or attn.group_norm is not None:
+            raise NotImplementedError("FrameAttention serves the transformer blocks of a UNet only")
+        batch, tokens, channels = hidden_states.shape
+        x = hidden_states
+        if encoder_hidden_states is None and self.frames > 1:
+            x = x.reshape(batch // self.frames, self.frames * tokens, channels)
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = (
+            proj(y).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, tokens, head_dim)
+            for proj, y in ((attn.to_q, x), (attn.to_k, context), (attn.to_v, context))
+        )
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        out = attn.to_out[0](out).reshape(batch, tokens, channels)
+        return out / attn.rescale_output_factor  # type: ignore[no-any-return]
+
+
+class WindowNorm(nn.GroupNorm):
+    """Group normalisation whose statistics pool over the `frames` of a window, as a 5-D tensor's would."""
+
+    frames: int = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.frames == 1:
+            return super().forward(x)
+        b, c, h, w = x.shape
+        window = x.reshape(b // self.frames, self.frames, c, h * w).transpose(1, 2)
+        return super().forward(window).transpose(1, 2).reshape(b, c, h, w)
+
+
+def set_window(network: nn.Module, frames: int, scope: Scope = "frame", all_frames: bool = True) -> None:
+    """Make a UNet or ControlNet run windows of `frames`; `all_frames` False keeps attention per frame (the ControlNet).
+
+    With `scope` "window" the residual blocks' norms and the final one pool over the frames; the transformers' never do.
+    """
+    network.set_attn_processor(FrameAttention(frames if all_frames else 1))  # type: ignore[operator]
+    norms = [norm for m in network.modules() if isinstance(m, ResnetBlock2D) for norm in (m.norm1, m.norm2)]
+    norms += [m for name, m in network.named_children() if name == "conv_norm_out"]
+    for norm in norms:
+        if isinstance(norm, nn.GroupNorm):
+            norm.__class__ = WindowNorm  # the same weights, another forward
+            norm.frames = frames if scope == "window" else 1

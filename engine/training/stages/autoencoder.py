@@ -1,0 +1,89 @@
+"""Stage 1: pictures to latents and back, on crops, half of them about the head and the hands."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.networks.autoencoder import Autoencoder16
+from engine.networks.configs import AvatarConfig
+from engine.training.dataset import HEAD, LEFT_HAND, RIGHT_HAND
+from engine.training.frames import Frames, crop_corner, cut_weight, region_weights, sheet, to_picture, to_pixels
+from engine.training.losses import Criterion, picture_loss, psnr, ssim_map
+
+MARGIN = 24  # pixels beside a cut side that are not judged: the network saw no neighbours there
+
+
+class AutoencoderStage:
+    """min |D(E(x) + noise) - x| in L1, gradients and structure. The noise makes the decoder bear the generator's errors."""
+
+    name = "autoencoder"
+
+    def __init__(
+        self,
+        config: AvatarConfig,
+        train: Frames,
+        held_out: Frames,
+        batch: int = 6,
+        crop: int = 224,
+        criterion: Criterion = picture_loss,
+    ) -> None:
+        assert config.vae is not None
+        self.criterion = criterion
+        self.train, self.held_out, self.batch, self.crop = train, held_out, batch, min(crop, train.size)
+        vae = Autoencoder16(**config.vae)
+        # The skips are trained with the hints (stage 3); they are no part of this stage's average.
+        self.modules = nn.ModuleDict({"vae": vae})
+
+    def loss(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        frames, crop, size = self.train, self.crop, self.train.size
+        pictures, weights = [], []
+        at = frames.draw(rng, self.batch)
+        regions = region_weights(frames.boxes(at), size, head=3, hand=3, person=1.5, rest=1).numpy()[:, 0]
+        for position, boxes, region in zip(at, frames.boxes(at), regions, strict=True):
+            choice = rng.choice(4, p=(0.3, 0.15, 0.15, 0.4))
+            x, y = crop_corner(rng, boxes[(HEAD, LEFT_HAND, RIGHT_HAND)[choice]] if choice < 3 else None, crop, size)
+            clip, index = frames.index[position]
+            pictures.append(frames.clips[clip].frames[index, y : y + crop, x : x + crop])
+            cut = cut_weight(x, y, crop, size, MARGIN)
+            weights.append(cut * region[y : y + crop, x : x + crop])
+        image = to_picture(np.stack(pictures))
+        vae: Autoencoder16 = self.modules["vae"]  # type: ignore[assignment]
+        latents = vae.encode(image)
+        noisy = latents + 0.1 * float(rng.random()) * torch.randn_like(latents)
+        loss = self.criterion(vae.decode(noisy), image, torch.from_numpy(np.stack(weights))[:, None])
+        return loss, {}
+
+    def validate(self, average: nn.ModuleDict) -> tuple[dict[str, float], np.ndarray]:
+        vae: Autoencoder16 = average["vae"]  # type: ignore[assignment]
+        frames = self.held_out
+        figures, rows = Figures(), []
+        for at in range(len(frames)):
+            image = frames.pictures([at])
+            out = vae(image).float()
+            figures.add(out, image, frames.boxes([at])[0])
+            rows.append([to_pixels(image)[0], to_pixels(out)[0]])
+        return figures.mean(), sheet(rows[:3])
+
+
+class Figures:
+    """PSNR of the regions, and SSIM of the person, averaged over frames."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def add(self, out: Tensor, image: Tensor, boxes: np.ndarray) -> None:
+        """One frame: pictures (1, 3, S, S) in [-1, 1] and its boxes (4, 4)."""
+        size = image.shape[-1]
+        for name, box in zip(("person", "head", "left_hand", "right_hand"), boxes, strict=True):
+            x0, y0, x1, y1 = np.clip(np.round(box), 0, size).astype(int)
+            if x1 - x0 >= 8 and y1 - y0 >= 8:
+                a, b = out[..., y0:y1, x0:x1].clamp(-1, 1), image[..., y0:y1, x0:x1]
+                self.values.setdefault(f"psnr_{name}", []).append(psnr(a, b))
+                if name == "person":
+                    self.values.setdefault("ssim_person", []).append(float(ssim_map(a, b).mean()))
+        self.values.setdefault("psnr", []).append(psnr(out, image))
+
+    def mean(self) -> dict[str, float]:
+        return {name: float(np.mean(values)) for name, values in self.values.items()}
