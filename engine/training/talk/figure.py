@@ -1,4 +1,5 @@
-"""A figure described as an animator would: where the wrists are, how the hands are held, where it looks; and its SMPL-X pose.
+"""A figure described as an animator would: where the wrists are, how the hands are held, where it looks; and its
+SMPL-X pose.
 
 The description lives in a space where any two figures may be mixed. It knows nothing of time or speech.
 """
@@ -83,4 +84,4 @@ def _apart(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     distance = np.linalg.norm(gap, axis=-1)
     wanted = HANDS_APART + 0.02 * np.logaddexp(0.0, (distance - HANDS_APART) / 0.02)
     push = 0.5 * ((wanted - distance) / np.maximum(distance, 0.03))[:, None] * gap
-    return left + push, right - mirror_points(push) * 1.0
+    return left + push, right - mirror_points(push)

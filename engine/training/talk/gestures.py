@@ -1,7 +1,8 @@
 """Whole-body motion: of an anchor who speaks, and of anything that live motion capture may ask of one.
 
-`perform` moves a figure to speech; `explore` is training material: half of it speaks nonsense, half of it wanders through
-all that a person before a camera can do. Both are functions of their seed. Nothing here has heard a sound or seen a recording.
+`perform` moves a figure to speech; `explore` is training material: half of it speaks nonsense, half of it wanders
+through all that a person before a camera can do. Both are functions of their seed. Nothing here has heard a sound or
+seen a recording.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ def perform(what: Score, fps: float, seed: int) -> Figure:
     smile = np.clip(smile, 0.1, 2.0) * (1.0 - 0.25 * np.clip(channels["lips_kiss"], 0.0, 2.4))
     blink = 3.0 * idle.blinks(times, rng, ends)
     expression = face(
-        len(times), **channels, smile=smile, cheeks_up=0.5 * smile, squint=0.25 * smile, blink_left=blink, blink_right=blink,
-        brow_up=brows, brow_inner_up=np.clip(slow_noise(times, rng, 4.0, 0.35)[:, 0], 0.0, None),
+        len(times), **channels, smile=smile, cheeks_up=0.5 * smile, squint=0.25 * smile, blink_left=blink,
+        blink_right=blink, brow_up=brows, brow_inner_up=np.clip(slow_noise(times, rng, 4.0, 0.35)[:, 0], 0.0, None),
         brow_down=np.clip(slow_noise(times, rng, 5.0, 0.3)[:, 0] - 0.2, 0.0, None),
     )  # fmt: skip
     return Figure(torso, head, idle.sway(times, rng), left, right, jaw, idle.gaze(times, rng), expression)

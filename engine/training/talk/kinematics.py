@@ -1,8 +1,9 @@
 """Arms of the SMPL-X skeleton: from where a wrist shall be to the joint rotations that bring it there, and back.
 
-Everything is computed for the left arm in the frame of the chest and mirrored for the right one: axes of spine3 (x to the
-person's left, y up, z forward), origin 14.5 cm below the middle of the shoulder joints. The offsets are the stand-in's; a clip made
-with them fits other bodies as any motion capture does. It knows nothing of time, speech or of which postures are good.
+Everything is computed for the left arm in the frame of the chest and mirrored for the right one: axes of spine3 (x to
+the person's left, y up, z forward), origin 14.5 cm below the middle of the shoulder joints. The offsets are the
+stand-in's; a clip made with them fits other bodies as any motion capture does. It knows nothing of time, speech or of
+which postures are good.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def mirror_points(points: np.ndarray) -> np.ndarray:
 
 
 def keep_outside_torso(wrist: np.ndarray) -> np.ndarray:
-    """Wrists (T, 3) of the left arm in the chest frame, moved smoothly out of the trunk's ellipse and away from the shoulder."""
+    """Wrists (T, 3) of the left arm in the chest frame, moved smoothly out of the trunk's ellipse and away from the
+    shoulder."""
     a, b = TORSO_HALF_WIDTH, TORSO_HALF_DEPTH
     x, z = wrist[:, 0], wrist[:, 2] - TORSO_CENTRE_Z
     radius = np.hypot(x / a, z / b)
@@ -53,10 +55,11 @@ def solve_arm(
 ) -> np.ndarray:
     """Joint rotations of the left arm that bring the wrist to `wrist`, as near as the arm's length allows.
 
-    wrist: (T, 3) in the chest frame, metres. swivel: (T,) radians, the elbow's turn about the line from shoulder to wrist: 0
-    hangs, positive lifts it outward. pronation: (T,) radians about the forearm: 0 has the thumb up when the forearm points
-    forward, positive turns the palm down, negative up; elbow and wrist share it. flexion: (T,) of the wrist towards the
-    palm. deviation: (T,) towards the thumb. Returns (T, 4, 3) axis-angle: collar, shoulder, elbow, wrist.
+    wrist: (T, 3) in the chest frame, metres. swivel: (T,) radians, the elbow's turn about the line from shoulder to
+    wrist: 0 hangs, positive lifts it outward. pronation: (T,) radians about the forearm: 0 has the thumb up when the
+    forearm points forward, positive turns the palm down, negative up; elbow and wrist share it. flexion: (T,) of the
+    wrist towards the palm. deviation: (T,) towards the thumb. Returns (T, 4, 3) axis-angle: collar, shoulder, elbow,
+    wrist.
     """
     lift = np.clip(wrist[:, 1] / 0.5, -0.3, 1.0)  # the collar follows a raised arm
     reach = np.clip((wrist[:, 2] - 0.25) / 0.4, -0.5, 1.0)
@@ -121,8 +124,8 @@ FINGERS = 4  # index, middle, ring, pinky: the order of `curl` below
 def hand_pose(curl: np.ndarray, spread: np.ndarray, thumb_curl: np.ndarray, thumb_across: np.ndarray) -> np.ndarray:
     """Finger joints of the left hand, (T, 15, 3) axis-angle in SMPL-X order (index, middle, pinky, ring, thumb).
 
-    curl: (T, 4) 0 flat to 1 a fist. spread: (T,) -1 together to 1 wide. thumb_curl: (T,) 0 straight to 1 bent. thumb_across:
-    (T,) 0 beside the palm to 1 before it.
+    curl: (T, 4) 0 flat to 1 a fist. spread: (T,) -1 together to 1 wide. thumb_curl: (T,) 0 straight to 1 bent.
+    thumb_across: (T,) 0 beside the palm to 1 before it.
     """
     out = np.zeros((len(curl), 5, 3, 3))
     fan = np.array([-0.16, -0.03, 0.10, 0.22])  # about y: negative leads towards the thumb

@@ -1,6 +1,7 @@
 """Text to speech with the free synthesizer `flite`: samples, and when each phoneme sounds.
 
-It knows nothing of mouths or gestures. `flite` is a program of its own, called as one; nothing of it is linked or bundled.
+It knows nothing of mouths or gestures. `flite` is a program of its own, called as one; nothing of it is linked or
+bundled.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SILENCE = "pau"
 
 @dataclass(frozen=True, slots=True)
 class Phoneme:
-    """One sound of the timeline; `name` as in CMU's phone set, lower case, `pau` for silence; seconds from the start."""
+    """One sound of the timeline; `name` as in CMU's phone set, lower case, `pau` for silence; seconds from the
+    start."""
 
     name: str
     start: float
@@ -59,7 +61,8 @@ class Speech:
         return len(self.samples) / RATE
 
     def envelope(self, fps: float, window: float = 0.03) -> np.ndarray:
-        """Root mean square of the samples about every frame's time, (T,) float64, over Gaussian windows of sigma `window` s."""
+        """Root mean square of the samples about every frame's time, (T,) float64, over Gaussian windows of sigma
+        `window` s."""
         power = np.square(self.samples, dtype=np.float64)
         reach = int(3 * window * RATE)
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (window * RATE)) ** 2)

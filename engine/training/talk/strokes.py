@@ -66,7 +66,8 @@ _LIFT[:6] = (0.0, 0.055, -0.02, 0.08, 0.0, -0.12)  # how a hand is raised before
 def arms(
     phrases: Sequence[Phrase], times: np.ndarray, rng: np.random.Generator, calm: float = 0.35
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right arm over time, each (T, ARM_DIMS), for spoken `phrases`; `calm` is the share of them without a gesture."""
+    """Left and right arm over time, each (T, ARM_DIMS), for spoken `phrases`; `calm` is the share of them without a
+    gesture."""
     plans = {"left": _Plan(REST_OVER, rng), "right": _Plan(REST, rng)}
     for phrase in phrases:
         accents = _spaced(phrase.accents, 0.75)[:4]

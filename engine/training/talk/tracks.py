@@ -1,4 +1,5 @@
-"""Curves over time that motion is made of: minimum-jerk paths through keys, slow noise, pulses. All smooth, all seeded."""
+"""Curves over time that motion is made of: minimum-jerk paths through keys, slow noise, pulses. All smooth, all
+seeded."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def through(times: np.ndarray, key_times: Sequence[float], keys: Sequence[np.nda
 
 
 def slow_noise(times: np.ndarray, rng: np.random.Generator, period: float, size: float, dims: int = 1) -> np.ndarray:
-    """(T, dims) of noise without end or repetition: eight sines of random phase about `period` seconds, deviation `size`."""
+    """(T, dims) of noise without end or repetition: eight sines of random phase about `period` seconds, deviation
+    `size`."""
     waves = 8
     rate = 2.0 * np.pi / (period * rng.uniform(0.5, 2.2, (waves, dims)))
     phase = rng.uniform(0.0, 2.0 * np.pi, (waves, dims))
@@ -35,7 +37,8 @@ def slow_noise(times: np.ndarray, rng: np.random.Generator, period: float, size:
 def pulses(
     times: np.ndarray, at: Sequence[float], sizes: Sequence[float], rise: float, hold: float, fall: float
 ) -> np.ndarray:
-    """(T,) sum of bumps that reach their size at `at`, keep it for `hold` seconds, and fade; overlaps take the larger."""
+    """(T,) sum of bumps that reach their size at `at`, keep it for `hold` seconds, and fade; overlaps take the
+    larger."""
     out = np.zeros(len(times))
     for centre, size in zip(at, sizes, strict=True):
         low, high = np.searchsorted(times, (centre - rise, centre + hold + fall))

@@ -1,9 +1,9 @@
 """Phonemes to mouth movement: the jaw's angle and the lips' expression coefficients, with coarticulation.
 
-After Cohen and Massaro (1993), "Modeling coarticulation in synthetic visual speech": every phoneme pulls each channel to its
-target with a dominance that fades to both sides, and the mouth follows the weighted mean. On top, sounds that cannot be made
-with an open mouth (m, b, p, and f, v at the teeth) override their neighbours, since a closure missed is what an eye sees first.
-It knows nothing of sound but the phonemes' times.
+After Cohen and Massaro (1993), "Modeling coarticulation in synthetic visual speech": every phoneme pulls each channel
+to its target with a dominance that fades to both sides, and the mouth follows the weighted mean. On top, sounds that
+cannot be made with an open mouth (m, b, p, and f, v at the teeth) override their neighbours, since a closure missed
+is what an eye sees first. It knows nothing of sound but the phonemes' times.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CHANNELS = (
 
 @dataclass(frozen=True, slots=True)
 class Viseme:
-    """Where a sound pulls the mouth. `jaw` in radians; `lips` by channel, the others rest. `strength` against its neighbours;
-    `closes` where the mouth must arrive whatever stands beside it."""
+    """Where a sound pulls the mouth. `jaw` in radians; `lips` by channel, the others rest. `strength` against its
+    neighbours; `closes` where the mouth must arrive whatever stands beside it."""
 
     jaw: float
     lips: tuple[tuple[str, float], ...] = ()
@@ -56,8 +56,10 @@ VISEMES: dict[str, Viseme] = {
     "f": _v(0.025, 1.4, True, lip_bite=2.4, upper_lip_up=0.6), "v": _v(0.03, 1.4, True, lip_bite=2.0, upper_lip_up=0.5),
     "s": _v(0.03, 1.1, lips_wide=1.1, lips_part=1.3, lower_lip_down=0.4),
     "z": _v(0.03, 1.0, lips_wide=1.0, lips_part=1.2, lower_lip_down=0.4),
-    "sh": _v(0.04, 1.2, lips_kiss=1.3, lips_forward=1.2, lips_part=1.2), "zh": _v(0.04, 1.1, lips_kiss=1.2, lips_forward=1.0, lips_part=1.1),
-    "ch": _v(0.04, 1.2, lips_kiss=1.2, lips_forward=1.1, lips_part=1.2), "jh": _v(0.04, 1.1, lips_kiss=1.1, lips_forward=1.0, lips_part=1.1),
+    "sh": _v(0.04, 1.2, lips_kiss=1.3, lips_forward=1.2, lips_part=1.2),
+    "zh": _v(0.04, 1.1, lips_kiss=1.2, lips_forward=1.0, lips_part=1.1),
+    "ch": _v(0.04, 1.2, lips_kiss=1.2, lips_forward=1.1, lips_part=1.2),
+    "jh": _v(0.04, 1.1, lips_kiss=1.1, lips_forward=1.0, lips_part=1.1),
     "t": _v(0.05, 0.6, lips_part=0.9, tongue_up=1.5), "d": _v(0.055, 0.6, lips_part=0.9, tongue_up=1.5),
     "n": _v(0.055, 0.6, lips_part=0.8, tongue_up=1.5), "l": _v(0.08, 0.7, lips_part=0.8, tongue_up=2.2),
     "th": _v(0.055, 0.9, lips_part=1.0, tongue_up=1.8), "dh": _v(0.055, 0.7, lips_part=0.9, tongue_up=1.6),

@@ -20,8 +20,8 @@ _HAND_SHAPES = np.array(
         [0.05, 0.05, 0.05, 0.05, 0.0, 0.0, 0.0], [0.05, 0.05, 0.05, 0.05, 1.0, 0.0, 0.0],
         [0.25, 0.30, 0.35, 0.40, 0.2, 0.2, 0.3], [0.95, 1.0, 1.0, 1.0, 0.0, 0.7, 0.9],
         [0.0, 0.95, 1.0, 1.0, 0.2, 0.7, 1.0], [0.0, 0.0, 1.0, 1.0, 0.8, 0.8, 1.0], [0.0, 0.0, 0.0, 1.0, 0.6, 0.6, 1.0],
-        [0.5, 0.3, 0.25, 0.2, 0.4, 0.5, 0.8], [0.9, 0.95, 1.0, 1.0, 0.0, 0.0, 0.0], [0.5, 0.55, 0.6, 0.6, 0.4, 0.4, 0.5],
-    ]
+        [0.5, 0.3, 0.25, 0.2, 0.4, 0.5, 0.8], [0.9, 0.95, 1.0, 1.0, 0.0, 0.0, 0.0], [0.5, 0.55, 0.6, 0.6, 0.4, 0.4,
+        0.5], ]
 )  # fmt: skip
 
 
@@ -110,7 +110,8 @@ def _possible(keys: np.ndarray) -> np.ndarray:
 def _keyed(
     times: np.ndarray, rng: np.random.Generator, gap: tuple[float, float], keys: object, hurry: float | None = None
 ) -> np.ndarray:
-    """Minimum-jerk path through keys that are `gap` seconds apart; with `hurry` it waits and then jumps in that time."""
+    """Minimum-jerk path through keys that are `gap` seconds apart; with `hurry` it waits and then jumps in that
+    time."""
     gaps = rng.uniform(*gap, int((times[-1] - times[0]) / gap[0]) + 3)
     at = float(times[0]) - gap[1] + np.concatenate([[0.0], np.cumsum(gaps)])
     values = keys(len(at))  # type: ignore[operator]
