@@ -4,6 +4,7 @@
                        [first, end) ranges of frames
     DIR/clip.npz       the motion, as engine.clips.read_clip reads it, one sample per picture
     DIR/frames.npy     (N, size, size, 3) uint8 RGB, or DIR/video.mkv
+    DIR/done.npy       (N,) bool, where filming is resumable: the pictures that are there
     DIR/observed/      what the mesh says about each picture, made once by `observe`: condition.npy, boxes.npy, faces.npy,
                        face_mask.npy, and frames.npy where there was only a video
 
@@ -95,13 +96,17 @@ class Clip:
         )  # fmt: skip
 
     def train(self) -> np.ndarray:
-        """Indices of the training frames."""
-        return np.concatenate([np.arange(a, b) for a, b in self.fields.splits.train])
+        """Indices of the training frames; of a clip that is still being filmed, those that are done."""
+        return self._there(self.fields.splits.train)
 
     def held_out(self) -> np.ndarray:
         """Indices of the frames that no training sees."""
-        ranges = [np.arange(a, b) for a, b in self.fields.splits.held_out]
-        return np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
+        return self._there(self.fields.splits.held_out)
+
+    def _there(self, ranges: tuple[tuple[int, ...], ...]) -> np.ndarray:
+        indices = np.concatenate([np.zeros(0, np.int64), *(np.arange(a, b) for a, b in ranges)])
+        done = self.folder / "done.npy"
+        return indices[np.load(done)[indices]] if done.exists() else indices
 
 
 def frames_file(folder: Path) -> Path:
