@@ -1,4 +1,4 @@
-"""The studio renderer: coverage, order, cut-outs, textures, light, and that a picture depends on nothing but its input."""
+"""The studio renderer: coverage, order, cut-outs, textures, light; a picture depends on its input alone."""
 
 from __future__ import annotations
 
@@ -266,5 +266,14 @@ def test_backgrounds_are_out_of_focus_and_repeat() -> None:
 def test_a_broken_texture_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "skin.png"
     path.write_bytes(b"not a picture")
-    with pytest.raises(InputError, match="skin.png: texture: expected a readable picture file"):
+    with pytest.raises(InputError, match=r"skin\.png: texture: expected a readable picture file"):
         read_texture(path)
+
+
+def test_shading_once_a_pixel_agrees_with_shading_more_samples() -> None:
+    texture = np.random.default_rng(3).integers(60, 200, (16, 16, 4)).astype(np.uint8)
+    texture[..., 3] = 255
+    scene = square(-0.4, 0.9, base_color_texture=texture), ball(0.5, (0.1, 0.1, 0.0), skin=1.0, roughness=0.5)
+    coarse, _ = paint(*scene, lights=news_studio(), supersample=2)
+    fine, _ = paint(*scene, lights=news_studio(), supersample=5)
+    assert np.abs(coarse.astype(int) - fine).mean() < 2.0

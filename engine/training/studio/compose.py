@@ -9,6 +9,18 @@ from engine.training.studio.textures import FAST
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
+def spread(pixels, spans, count, shaded, picture):  # type: ignore[no-untyped-def]
+    """Writes the entries `shaded` (N, 4) into the blocks of `picture` (H, W, 4) that they stand for."""
+    height, width = picture.shape[:2]
+    for i in range(count):
+        top, left = pixels[i] // width, pixels[i] % width
+        for y in range(top, min(top + spans[i], height)):
+            for x in range(left, min(left + spans[i], width)):
+                for k in range(4):
+                    picture[y, x, k] = shaded[i, k]
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
 def layer(heads, links, shaded, picture):  # type: ignore[no-untyped-def]
     """Lays the fragments `shaded` (N, 4) over `picture` (H * W, 4), premultiplied, from far to near."""
     for i in range(heads.shape[0]):

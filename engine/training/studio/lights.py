@@ -66,8 +66,8 @@ def news_studio() -> Lights:
         ),
         glows=(Glow((0.8, 0.25, 0.8), (0.26, 0.29, 0.34), 3.0), Glow((-0.2, 0.1, 1.0), (0.20, 0.19, 0.18), 2.0)),
         mirrored=(
-            Lamp((-0.35, 0.36, 1.0), (1.0, 0.97, 0.92), size=0.3),
-            Lamp((0.6, 0.25, 1.0), (0.25, 0.28, 0.32), size=0.25),
+            Lamp((-0.35, 0.38, 1.0), (1.0, 0.97, 0.92), size=0.15),
+            Lamp((0.55, 0.2, 1.0), (0.18, 0.20, 0.23), size=0.12),
         ),
         above=(0.27, 0.28, 0.30),
         below=(0.07, 0.065, 0.065),
@@ -83,7 +83,7 @@ def sphere_directions(count: int) -> np.ndarray:
 
 
 def light_matrix(direction: np.ndarray, centre: np.ndarray, radius: float, size: int) -> np.ndarray:
-    """Affine (3, 4) float32 of a parallel view along -direction: the sphere's square to [0, size), nearness in metres."""
+    """Affine (3, 4) float32 of a parallel view along -direction: a sphere's square to [0, size), nearness metres."""
     unit = np.asarray(direction, np.float64) / np.linalg.norm(direction)
     side = np.cross([0.0, 1.0, 0.0] if abs(unit[1]) < 0.95 else [0.0, 0.0, 1.0], unit)
     side /= np.linalg.norm(side)

@@ -25,8 +25,7 @@ class Material:
     solid: below it the edge is blended. `skin` in [0, 1] lets light bleed past the shadow's edge, red furthest; `hair`
     in [0, 1] stretches the highlight across the strands, which run along the texture's v; `sheen` is the pale rim of
     cloth. `wet` keeps the highlight where alpha is 0 (a cornea) and makes it a mirror of the lamps. `bias` metres
-    bring a surface that lies on another one (a brow) nearer to the eye; `fuzz` metres of loose strands stand out from
-    hair, so that its outline is not a polygon.
+    bring a surface that lies on another one (a brow) nearer to the eye.
     """
 
     base_color_texture: np.ndarray | None = None  # (h, w, 4) uint8, row 0 is v = 1
@@ -45,7 +44,6 @@ class Material:
     ao_map: np.ndarray | None = None  # (h, w, 4) uint8, red is open
     double_sided: bool = False
     bias: float = 0.0
-    fuzz: float = 0.0
 
     def row(self, texture: int, normal_map: int, ao_map: int) -> np.ndarray:
         """This material as a row of the table of surfaces (COLUMNS,), with its textures' indices, -1 for none."""

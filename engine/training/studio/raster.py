@@ -209,12 +209,34 @@ def collect(
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def covered(ids, pixels, owners):  # type: ignore[no-untyped-def]
-    """Lists the samples of `ids` (H, W) that show a face. Returns how many."""
-    flat = ids.reshape(-1)
+def covered(ids, nearest, face_surface, factor, focal, pixels, owners, spans):  # type: ignore[no-untyped-def]
+    """Lists what of `ids` (H, W) is to be shaded, and returns how many entries there are.
+
+    Where the `factor` x `factor` samples of a pixel show one surface without a step in depth, they are shaded once:
+    an entry is a block of `spans` x `spans` samples whose upper left one is `pixels`. `focal` is in samples.
+    """
+    height, width = ids.shape
     count = 0
-    for i in range(flat.shape[0]):
-        if flat[i] >= 0:
-            pixels[count], owners[count] = i, flat[i]
-            count += 1
+    for top in range(0, height, factor):
+        for left in range(0, width, factor):
+            first = ids[top, left]
+            near = far = nearest[top, left]
+            whole = first >= 0
+            if whole:
+                for y in range(top, min(top + factor, height)):
+                    for x in range(left, min(left + factor, width)):
+                        face = ids[y, x]
+                        whole = whole and face >= 0 and face_surface[face] == face_surface[first]
+                        near, far = max(near, nearest[y, x]), min(far, nearest[y, x])
+                whole = whole and (near - far) * focal < 8 * near  # steeper than eight samples: an edge
+            if whole:
+                pixels[count], spans[count] = top * width + left, factor
+                owners[count] = ids[min(top + factor // 2, height - 1), min(left + factor // 2, width - 1)]
+                count += 1
+                continue
+            for y in range(top, min(top + factor, height)):
+                for x in range(left, min(left + factor, width)):
+                    if ids[y, x] >= 0:
+                        pixels[count], owners[count], spans[count] = y * width + x, ids[y, x], 1
+                        count += 1
     return count

@@ -73,7 +73,7 @@ class Renderer:
         self._samples = np.empty((height, width, 4), np.float32)
         self._heads = np.empty(height * width, np.int32)
         room = max(height * width, 4096) * 3 // 2
-        self._links, self._pixels, self._owners = (np.empty(room, np.int32) for _ in range(3))
+        self._links, self._pixels, self._owners, self._spans = (np.empty(room, np.int32) for _ in range(4))
         self._depths, self._shaded = np.empty(room, np.float32), np.empty((room, 4), np.float32)
         if background is None:
             self._background = np.zeros((camera.height, camera.width, 3), np.float32)
@@ -144,19 +144,22 @@ class Renderer:
 
         raster.project(self._view, self._vertices, self._screen)
         self._draw(self._nearest, self._ids, parallel=False)
-        count = raster.covered(self._ids, self._pixels, self._owners)
+        count = raster.covered(
+            self._ids, self._nearest, self._face_surface, self.supersample, self._view.fx, self._pixels, self._owners,
+            self._spans,
+        )  # fmt: skip
         self._shade(count)
-        flat = self._samples.reshape(-1, 4)
-        flat[:] = 0
-        flat[self._pixels[:count]] = self._shaded[:count]
+        self._samples[:] = 0
+        compose.spread(self._pixels, self._spans, count, self._shaded, self._samples)
 
         bank = self._bank
         count = raster.collect(
             self._screen, self._faces, self._uv, self._face_surface, self._surfaces, bank.texels, bank.levels,
             bank.counts, self._nearest, self._heads, self._links, self._pixels, self._owners, self._depths,
         )  # fmt: skip
+        self._spans[:count] = 1
         self._shade(count)
-        compose.layer(self._heads, self._links, self._shaded, flat)
+        compose.layer(self._heads, self._links, self._shaded, self._samples.reshape(-1, 4))
 
         image = np.empty((self.camera.height, self.camera.width, 3), np.uint8)
         alpha = np.empty((self.camera.height, self.camera.width), np.uint8)
@@ -190,10 +193,10 @@ class Renderer:
     def _shade(self, count: int) -> None:
         bank = self._bank
         shading.shade(
-            self._pixels, self._owners, count, self._view.width, self._screen, self._vertices, self._normals,
-            self._ambient, self._faces, self._uv, self._face_surface, self._surfaces, bank.texels, bank.levels,
-            bank.counts, SRGB, PLAIN, self._eye, self._lamps, self._lamp_maps, self._lamp_matrices, self._mirrored,
-            np.float32(self.lights.exposure), self._shaded,
+            self._pixels, self._owners, self._spans, count, self._view.width, self._screen, self._vertices,
+            self._normals, self._ambient, self._faces, self._uv, self._face_surface, self._surfaces,
+            bank.texels, bank.levels, bank.counts, SRGB, PLAIN, self._eye, self._lamps, self._lamp_maps,
+            self._lamp_matrices, self._mirrored, np.float32(self.lights.exposure), self._shaded,
         )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ from engine.training.studio.materials import (
 from engine.training.studio.raster import CUT, CUTOUT, MODE, OPAQUE, TEXTURE, WET
 from engine.training.studio.textures import FAST, sample
 
+GLARE = np.float32(11)  # how much brighter a lamp's face is than white paper that it lights
+
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def gather(vertices, normals, matrix, depth_map, direction, radiance, lift, bias, out):  # type: ignore[no-untyped-def]
@@ -99,11 +101,12 @@ def tone(x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 def shade(  # type: ignore[no-untyped-def]
-    pixels, owners, count, width, screen, vertices, normals, ambient, faces, uv, face_surface, surfaces,
+    pixels, owners, spans, count, width, screen, vertices, normals, ambient, faces, uv, face_surface, surfaces,
     texels, levels, counts, srgb, plain, eye, lamps, lamp_maps, lamp_matrices, mirrored, exposure, out,
 ):  # fmt: skip
-    """Shades samples `pixels` (N,) of faces `owners` (N,) into `out` (N, 4): tone-mapped linear, premultiplied, alpha.
+    """Shades samples `pixels` (N,) of faces `owners` (N,), blocks of `spans` (N,) samples a side.
 
+    `out` (N, 4) becomes tone-mapped linear colour, premultiplied, and alpha.
     `lamps` (L, 8) are the rows of `Lamp`, `lamp_maps` (L, S, S) and `lamp_matrices` (L, 3, 4) their shadow maps.
     """
     one, zero = np.float32(1), np.float32(0)
@@ -115,13 +118,15 @@ def shade(  # type: ignore[no-untyped-def]
         f = owners[i]
         row = face_surface[f]
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        px, py = (pixels[i] % width) + 0.5, (pixels[i] // width) + 0.5
+        span = spans[i]
+        px, py = (pixels[i] % width) + 0.5 * span, (pixels[i] // width) + 0.5 * span
         ax, ay, bx, by = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1]
         cx, cy = screen[c, 0], screen[c, 1]
         area = (float(bx) - ax) * (float(cy) - ay) - (float(cx) - ax) * (float(by) - ay)
         wb = ((px - ax) * (cy - ay) - (cx - ax) * (py - ay)) / area * screen[b, 2]
         wc = ((bx - ax) * (py - ay) - (px - ax) * (by - ay)) / area * screen[c, 2]
         wa = (1 - wb / screen[b, 2] - wc / screen[c, 2]) * screen[a, 2]
+        wa, wb, wc = max(wa, 0.0), max(wb, 0.0), max(wc, 0.0)  # the middle of a block may lie just outside
         total = wa + wb + wc
         wa, wb, wc = np.float32(wa / total), np.float32(wb / total), np.float32(wc / total)
 
@@ -153,15 +158,14 @@ def shade(  # type: ignore[no-untyped-def]
 
         red, green, blue, alpha = one, one, one, one
         texture = int(surfaces[row, TEXTURE])
-        lod = np.float32(0)
-        span = abs((uv[f, 2] - uv[f, 0]) * (uv[f, 5] - uv[f, 1]) - (uv[f, 4] - uv[f, 0]) * (uv[f, 3] - uv[f, 1]))
-        span = span / max(abs(area), 1e-9)  # texture area a sample
+        footprint = abs((uv[f, 2] - uv[f, 0]) * (uv[f, 5] - uv[f, 1]) - (uv[f, 4] - uv[f, 0]) * (uv[f, 3] - uv[f, 1]))
+        footprint = footprint * (span * span) / max(abs(area), 1e-9)  # texture area of a sample or block
         if texture >= 0:
-            lod = 0.5 * np.log2(max(span * levels[texture, 0, 1] * levels[texture, 0, 2], 1e-12))
+            lod = 0.5 * np.log2(max(footprint * levels[texture, 0, 1] * levels[texture, 0, 2], 1e-12))
             red, green, blue, alpha = sample(texels, levels, counts, texture, u, v, lod, srgb)
         red, green, blue = red * surfaces[row, RED], green * surfaces[row, GREEN], blue * surfaces[row, BLUE]
         if normal_map >= 0:
-            lod = 0.5 * np.log2(max(span * levels[normal_map, 0, 1] * levels[normal_map, 0, 2], 1e-12))
+            lod = 0.5 * np.log2(max(footprint * levels[normal_map, 0, 1] * levels[normal_map, 0, 2], 1e-12))
             mu, mv, mw, _ = sample(texels, levels, counts, normal_map, u, v, lod, plain)
             mu, mv = (2 * mu - one) * surfaces[row, NORMAL_SCALE], (2 * mv - one) * surfaces[row, NORMAL_SCALE]
             mw = max(2 * mw - one, np.float32(0.1))
@@ -178,7 +182,7 @@ def shade(  # type: ignore[no-untyped-def]
         opening = one
         ao_map = int(surfaces[row, AO_MAP])
         if ao_map >= 0:
-            lod = 0.5 * np.log2(max(span * levels[ao_map, 0, 1] * levels[ao_map, 0, 2], 1e-12))
+            lod = 0.5 * np.log2(max(footprint * levels[ao_map, 0, 1] * levels[ao_map, 0, 2], 1e-12))
             opening, _, _, _ = sample(texels, levels, counts, ao_map, u, v, lod, plain)
 
         skin, roughness, specular = surfaces[row, SKIN], surfaces[row, ROUGHNESS], surfaces[row, SPECULAR]
@@ -236,7 +240,7 @@ def shade(  # type: ignore[no-untyped-def]
                 )
                 part = min(max(part, zero), one)
                 for k in range(3):
-                    shine[k] += mirrored[n, 3 + k] * part * part * (3 - 2 * part) * specular
+                    shine[k] += mirrored[n, 3 + k] * part * part * (3 - 2 * part) * specular * GLARE
         alpha *= surfaces[row, ALPHA]
         mode = int(surfaces[row, MODE])
         if mode == OPAQUE or (mode == CUTOUT and alpha >= surfaces[row, CUT]):
