@@ -9,7 +9,6 @@ It knows the fields and their limits, not how a graph is run or what the network
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,13 +23,6 @@ from engine.errors import InputError
 
 FILE = "avatar.toml"
 STANDIN = "standin"
-FFHQ = (
-    (192.98, 239.95),
-    (318.90, 240.19),
-    (256.63, 314.02),
-    (201.26, 371.41),
-    (313.09, 371.15),
-)  # in a 512 crop
 
 
 @dataclass(frozen=True)
@@ -49,16 +41,12 @@ class DenoiseFields:
     timesteps: tuple[int, ...]  # visited live, falling
     prediction: steps.Prediction = "epsilon"
     sampler: Literal["ddim", "lcm", "tcd"] = "ddim"
-    guidance: float = (
-        1.0  # classifier-free; 1 where none is needed or where it is distilled in
-    )
+    guidance: float = 1.0  # classifier-free; 1 where none is needed or where it is distilled in
     control_scale: float = 1.0
     context: int = 0  # finished frames that the networks see beside the new ones
     window: int = 16  # of Algorithm 1
     overlap: int = 4
-    normalisation: Literal["frame", "window"] = (
-        "frame"  # over what the networks' statistics pool
-    )
+    normalisation: Literal["frame", "window"] = "frame"  # over what the networks' statistics pool
     noise: Literal["shared", "per-frame"] = "shared"
 
 
@@ -124,9 +112,7 @@ class FaceFields:
 
     enabled: bool = False
     size: int = 256
-    template: tuple[tuple[float, ...], ...] = (
-        FFHQ  # five points (x, y), in pixels of a 512 crop
-    )
+    template: Literal["ffhq"] = "ffhq"  # where its five points lie in the crop, see engine.face
     latent: LatentFields = LatentFields(16, 16)
     denoise: DenoiseFields = DenoiseFields((999,))
 
@@ -147,14 +133,10 @@ class Avatar:
     body: BodyFields = BodyFields()
     root: RootFields = RootFields()
     face: FaceFields = FaceFields()
-    appearance: dict[str, str] = field(
-        default_factory=dict
-    )  # body, head: the reference pictures' files
+    appearance: dict[str, str] = field(default_factory=dict)  # body, head: the reference pictures' files
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    folder: Path = field(
-        default=Path(), compare=False, metadata=toml.NOT_STORED
-    )  # where it was loaded from
+    folder: Path = field(default=Path(), compare=False, metadata=toml.NOT_STORED)  # where it was loaded from
 
     @classmethod
     def load(cls, folder: Path) -> Avatar:
@@ -166,9 +148,7 @@ class Avatar:
                 raise InputError(str(file), name, expected, str(got)[:80])
         for name, relative in _files(avatar):
             if not (Path(folder) / relative).is_file():
-                raise InputError(
-                    str(file), name, f"a file {relative} beside {FILE}", "no such file"
-                )
+                raise InputError(str(file), name, f"a file {relative} beside {FILE}", "no such file")
         return replace(avatar, folder=Path(folder))
 
     def write(self, folder: Path) -> Path:
@@ -178,8 +158,7 @@ class Avatar:
         folder.mkdir(parents=True, exist_ok=True)
         half, file = folder / f".{FILE}.part", folder / FILE
         half.write_text(text, encoding="utf-8")
-        os.replace(half, file)
-        return file
+        return half.replace(file)
 
     def body_file(self) -> Path | None:
         """The SMPL-X file that this avatar names; None: the stand-in."""
@@ -200,9 +179,7 @@ def bundled_avatar() -> Path:
 
 def _files(avatar: Avatar) -> Iterator[tuple[str, str]]:
     yield from ((f"networks.{name}", file) for name, file in avatar.networks.items())
-    yield from (
-        (f"appearance.{name}", file) for name, file in avatar.appearance.items()
-    )
+    yield from ((f"appearance.{name}", file) for name, file in avatar.appearance.items())
     if avatar.body.file != STANDIN:
         yield "body.file", avatar.body.file
 
@@ -263,9 +240,7 @@ def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
         f"rows and lengths {shape}",
     )
     view = np.array(c.view)
-    rigid = np.allclose(
-        view[:3, :3] @ view[:3, :3].T, np.eye(3), atol=1e-4
-    ) and np.allclose(view[3], [0, 0, 0, 1])
+    rigid = np.allclose(view[:3, :3] @ view[:3, :3].T, np.eye(3), atol=1e-4) and np.allclose(view[3], [0, 0, 0, 1])
     yield (
         "camera.view",
         "a rotation and a translation",
@@ -284,10 +259,6 @@ def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
             a.face.size in range(64, 1025, 16),
             a.face.size,
         )
-        points = len(a.face.template) == 5 and all(
-            len(point) == 2 for point in a.face.template
-        )
-        yield "face.template", "five points (x, y)", points, a.face.template
         for name in ("face", "face_decoder"):
             yield (
                 f"networks.{name}",
@@ -299,9 +270,7 @@ def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
         yield from _denoise_conditions("face.denoise", a.face.denoise, a.schedule)
 
 
-def _latent_conditions(
-    at: str, latent: LatentFields, picture: int
-) -> Iterator[tuple[str, str, bool, object]]:
+def _latent_conditions(at: str, latent: LatentFields, picture: int) -> Iterator[tuple[str, str, bool, object]]:
     yield f"{at}.channels", "1 to 256", 1 <= latent.channels <= 256, latent.channels
     divides = latent.size > 0 and picture % latent.size == 0
     yield f"{at}.size", f"a divisor of the picture's {picture}", divides, latent.size

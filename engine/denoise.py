@@ -1,7 +1,7 @@
 """From noise to latents over time: the published algorithm on a whole clip, and its live counterparts on a stream.
 
-It knows windows and steps, not networks: those are a `Predict`, called with latents, the frames they belong to and the step.
-Arrays may be NumPy or torch. Memory is fixed from the first frame on.
+It knows windows and steps, not networks: those are a `Predict`, called with latents, their frames and the step. Arrays
+may be NumPy or torch. Memory is fixed from the first frame on.
 
     live = Causal(sampler, predict, context=4, hop=1)
     for index in range(1000):
@@ -24,7 +24,8 @@ from engine.steps import Prediction, Schedule, Times
 Array = Any  # np.ndarray or torch.Tensor
 
 # Latents (n, C, h, w) of frames (a range of n) at a step, to predictions (B, n, C, h, w): B is 1, or 2 where the
-# unconditional branch comes first. Frames before the stream's first stand for the first. The result may be reused.
+# unconditional branch comes first. Frames before the stream's first stand for the first, those after its newest for the
+# newest. The result may be overwritten by the next call.
 Predict = Callable[[Array, range, int], Array]
 
 
@@ -87,8 +88,15 @@ def offline(latents: Array, predict: Predict, sampler: Sampler, windows: Iterabl
 class Denoiser(Protocol):
     """A live mode: noise of one new frame in, latents of the frames that are finished with it out, in order."""
 
-    delay: int  # frames that a frame waits for later ones, at most
-    reach: int  # how many of the newest frames `predict` may be asked about
+    @property
+    def delay(self) -> int:
+        """How many later frames a frame waits for, at most."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """How many of the newest frames `predict` may be asked about."""
+        ...
 
     def push(self, noise: Array) -> list[Array]: ...
 

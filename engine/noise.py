@@ -1,4 +1,4 @@
-"""The noise that a frame starts from: a function of (seed, frame index, step), so a recorded pose log replays exactly."""
+"""The noise that a frame starts from: a function of seed, frame index and step, so a pose log replays exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Noise:
     _shared: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def at(self, index: int, step: int = 0) -> np.ndarray:
-        """The noise of frame `index` at `step` (0: where it starts; later ones re-noise). Read-only: it may be shared."""
+        """The noise of frame `index` at `step` (0: where it starts; later ones re-noise). Read-only."""
         if not 0 <= step < MAX_STEPS:
             raise ValueError(f"step must lie in 0 to {MAX_STEPS - 1}, got {step}")
         if self.kind == "per-frame":

@@ -1,7 +1,8 @@
-"""How a clip's root motion is staged for an anchor, who stays in the picture and faces the camera however the performer walks.
+"""How root motion is staged for an anchor, who stays in the picture and faces the camera however the performer walks.
 
-`anchored`: the pelvis moves a few centimetres about a place that slowly follows the performer, and turns a little about a front
-that does the same; the first frame defines both. Leaning is kept, within limits. `free`: as captured. Only the root changes.
+`anchored`: the pelvis moves a few centimetres about a place that slowly follows the performer, and turns a little about
+a front that does the same; the first frame defines both. Leaning is kept, within limits. `free`: as captured. Only the
+root changes.
 
     stage = Staging(avatar.root)
     frame = stage(frame)
@@ -61,7 +62,7 @@ class Staging:
 
 
 def _split(root: np.ndarray) -> tuple[np.ndarray, float]:
-    """A root rotation (3,) as its lean, an axis-angle (3,) about a level axis, after a turn about the vertical (radians)."""
+    """A root rotation (3,) as a lean, an axis-angle (3,) about a level axis, after a turn about the vertical."""
     swing, twist = rotation.swing_twist(rotation.axis_angle_to_quaternion(root), UP)
     return rotation.quaternion_to_axis_angle(swing), 2.0 * float(np.arctan2(twist[1], twist[3]))
 

@@ -104,7 +104,7 @@ def ddim(
 def lcm(
     schedule: Schedule, sample: Array, prediction: Array, now: Any, after: Any, kind: Prediction, noise: Array
 ) -> Array:
-    """One LCM step (arXiv 2310.04378, algorithm 3): to the clean estimate, then noised to `after` with `noise` (n, ...).
+    """One LCM step (arXiv 2310.04378, algorithm 3): to the clean estimate, then up to `after` with `noise` (n, ...).
 
     Frames whose `after` is END come out clean. A frame that keeps its noise from step to step does not flicker.
     """

@@ -1,7 +1,8 @@
 """Dataclasses to and from TOML, strictly: a key that is not a field, a missing field or a wrong type is an InputError.
 
-It knows types, not avatars. Field types it understands: bool, int, float, str, `Literal[...]` of strings, `tuple[X, ...]`,
-`dict[str, Any]` (free-form), `dict[str, str]`, and other dataclasses. A field marked `NOT_STORED` is left out.
+It knows types, not avatars. Field types it understands: bool, int, float, str, `Literal[...]` of strings,
+`tuple[X, ...]`, `dict[str, Any]` (free-form), `dict[str, str]`, and other dataclasses. A field marked `NOT_STORED` is
+left out.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ def read(path: Path, kind: type[T]) -> T:
     except FileNotFoundError:
         raise InputError(str(path), "file", "a TOML file", "no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            str(path), "file", "a readable UTF-8 file", str(error)
-        ) from None
+        raise InputError(str(path), "file", "a readable UTF-8 file", str(error)) from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -44,20 +43,13 @@ def parse(where: str, kind: type[T], table: dict[str, Any], prefix: str = "") ->
     fields = {f.name: f for f in _stored(kind)}
     for key in table:
         if key not in fields:
-            raise InputError(
-                where, prefix + key, f"one of {', '.join(fields)}", "an unknown key"
-            )
+            raise InputError(where, prefix + key, f"one of {', '.join(fields)}", "an unknown key")
     values = {}
     for name, field in fields.items():
         if name in table:
             values[name] = _value(where, prefix + name, hints[name], table[name])
-        elif (
-            field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        ):
-            raise InputError(
-                where, prefix + name, _describe(hints[name]), "nothing (it is missing)"
-            )
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(where, prefix + name, _describe(hints[name]), "nothing (it is missing)")
     return kind(**values)
 
 
@@ -77,15 +69,9 @@ def _value(where: str, name: str, kind: Any, got: Any) -> Any:
     if origin is Literal and got in arguments and isinstance(got, str):
         return got
     if origin is tuple and isinstance(got, list):
-        return tuple(
-            _value(where, f"{name}[{i}]", arguments[0], item)
-            for i, item in enumerate(got)
-        )
+        return tuple(_value(where, f"{name}[{i}]", arguments[0], item) for i, item in enumerate(got))
     if origin is dict and isinstance(got, dict):
-        return {
-            key: _value(where, f"{name}.{key}", arguments[1], item)
-            for key, item in got.items()
-        }
+        return {key: _value(where, f"{name}.{key}", arguments[1], item) for key, item in got.items()}
     if kind is float and type(got) in (int, float):
         return float(got)
     if kind in (bool, int, str) and type(got) is kind:
@@ -121,9 +107,7 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, dict) or dataclasses.is_dataclass(value)
 
 
-def _write_table(
-    lines: list[str], table: dict[str, Any], path: tuple[str, ...]
-) -> None:
+def _write_table(lines: list[str], table: dict[str, Any], path: tuple[str, ...]) -> None:
     plain = {key: value for key, value in table.items() if not _is_table(value)}
     if path and (plain or not table):
         lines += ["", f"[{'.'.join(_key(part) for part in path)}]"]
@@ -151,9 +135,5 @@ def _inline(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     if _is_table(value):
-        return (
-            "{ "
-            + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in _as_dict(value).items())
-            + " }"
-        )
+        return "{ " + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in _as_dict(value).items()) + " }"
     raise TypeError(f"TOML holds no {type(value).__name__}: {value!r}")

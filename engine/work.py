@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -61,7 +62,7 @@ class Stage(Protocol):
 def advance(stages: Iterable[Stage], works: list[Work], clock: Callable[[], int]) -> list[Work]:
     """Take `works` through `stages`, noting the time that each frame cost; `clock` in nanoseconds."""
     for stage in stages:
-        works = [out for work in works for out in _timed(stage.name, lambda w=work, s=stage: s(w), clock)]  # type: ignore[misc]
+        works = [done for work in works for done in _timed(stage.name, partial(stage, work), clock)]
     return works
 
 
@@ -74,8 +75,10 @@ def flush(stages: Sequence[Stage], clock: Callable[[], int]) -> list[Work]:
 
 
 def _timed(name: str, run: Callable[[], list[Work]], clock: Callable[[], int]) -> list[Work]:
+    """What `run` gives, each frame with its share of the time that it took."""
     start = clock()
     works = run()
+    spent = clock() - start
     for work in works:
-        work.stage_ns[name] = (clock() - start) // len(works)
+        work.stage_ns[name] = spent // len(works)
     return works

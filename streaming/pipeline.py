@@ -1,7 +1,8 @@
 """The live engine in threads: groups of stages side by side, with bounded newest-wins doors between them.
 
-A slow stage makes gaps, never delay. A reset begins an epoch: frames of older ones die at the next door, and none leaves after the
-new one began. A stage that raises loses that frame, is reset, and is counted. It knows stages, not what they do.
+A slow stage makes gaps, never delay. A reset begins an epoch: frames of older ones die at the next door, and none
+leaves after the new one began. A stage that raises loses that frame, is reset, and is counted. It knows stages, not
+what they do.
 
     pipeline = Pipeline(engine, on_picture)
     pipeline.start()
@@ -55,9 +56,7 @@ class Pipeline:
         """`groups`: names of stages that share a thread, in order; names that the engine does not have are left out."""
         self._on_picture = on_picture
         self._clock = clock
-        self._exit = (
-            threading.RLock()
-        )  # held while a picture leaves, so that no reset comes in between
+        self._exit = threading.RLock()  # held while a picture leaves, so that no reset comes in between
         self._epoch = 0
         self._index = 0
         self._submitted = self._finished = 0
@@ -65,22 +64,13 @@ class Pipeline:
         self._restarts: Counter[str] = Counter()
         self._tally = threading.Lock()
         by_name = {stage.name: stage for stage in engine.stages}
-        named = [
-            [by_name[name] for name in group if name in by_name] for group in groups
-        ]
+        named = [[by_name[name] for name in group if name in by_name] for group in groups]
         chosen = [group for group in named if group]
         if [stage.name for group in chosen for stage in group] != list(by_name):
-            raise ValueError(
-                f"groups {groups} do not hold the stages {list(by_name)} in order"
-            )
+            raise ValueError(f"groups {groups} do not hold the stages {list(by_name)} in order")
         # Poses come one by one; further on a stage may give a burst, and must not push out its own frames.
-        doors: list[Door[Work]] = [
-            Door(max(2, engine.burst) if i else 1) for i in range(len(chosen))
-        ]
-        self._workers = [
-            _Worker(self, *each)
-            for each in zip(chosen, doors, [*doors[1:], None], strict=True)
-        ]
+        doors: list[Door[Work]] = [Door(max(2, engine.burst) if i else 1) for i in range(len(chosen))]
+        self._workers = [_Worker(self, *each) for each in zip(chosen, doors, [*doors[1:], None], strict=True)]
 
     @property
     def epoch(self) -> int:
@@ -135,17 +125,8 @@ class Pipeline:
         with self._tally:
             drops = Counter(self._drops)
         for worker in self._workers:
-            drops.update(
-                {
-                    (worker.name, reason): count
-                    for reason, count in worker.door.drops().items()
-                }
-            )
-        return {
-            f"{stage}: {reason}": count
-            for (stage, reason), count in sorted(drops.items())
-            if count
-        }
+            drops.update({(worker.name, reason): count for reason, count in worker.door.drops().items()})
+        return {f"{stage}: {reason}": count for (stage, reason), count in sorted(drops.items()) if count}
 
     def restarts(self) -> dict[str, int]:
         """How often stages crashed and began anew, by the first stage of the thread."""
@@ -161,9 +142,7 @@ class Pipeline:
         with self._tally:
             self._restarts[stage] += 1
             count = self._restarts[stage]
-        if (
-            count & (count - 1) == 0
-        ):  # the 1st, 2nd, 4th, ...: a stage that always crashes does not flood the log
+        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: a stage that always crashes does not flood the log
             _log.exception(
                 "stage crashed",
                 stage=stage,
@@ -179,7 +158,7 @@ class Pipeline:
                 return
             try:
                 self._on_picture(work.picture())
-            except Exception:  # noqa: BLE001 - whatever a viewer's code raises, the show goes on
+            except Exception:  # whatever a viewer's code raises, the show goes on
                 self._crashed(EXIT, work)
             else:
                 self._finished += 1
@@ -197,9 +176,7 @@ class _Worker:
     ) -> None:
         self.name = stages[0].name
         self.door = door
-        self.thread = threading.Thread(
-            target=self._run, name=f"liveanchor-{self.name}", daemon=True
-        )
+        self.thread = threading.Thread(target=self._run, name=f"liveanchor-{self.name}", daemon=True)
         self._pipeline, self._stages, self._following = pipeline, stages, following
         self._epoch = 0
 
@@ -211,7 +188,7 @@ class _Worker:
             try:
                 self._renew(work.epoch)
                 works = advance(self._stages, [work], self._pipeline._clock)
-            except Exception:  # noqa: BLE001 - whatever a stage raises, the show goes on
+            except Exception:  # whatever a stage raises, the show goes on
                 self._pipeline._crashed(self.name, work)
                 self._reset(CRASHED)
                 continue
@@ -232,7 +209,7 @@ class _Worker:
         for stage in self._stages:
             try:
                 held_back = stage.reset()
-            except Exception:  # noqa: BLE001 - the others are still to be reset
+            except Exception:  # the others are still to be reset
                 _log.exception("stage cannot be reset", stage=stage.name)
             else:
                 self._pipeline._drop(self.name, reason, held_back)

@@ -1,7 +1,7 @@
 """Bounded queues where the newest wins: a slow stage makes gaps, never delay. What is dropped is counted by reason.
 
-`NewestWins` is the rule, without threads or time; `Door` is the same between two threads. An item belongs to an epoch: once a
-queue has seen a newer one, items of older epochs do not pass. Neither knows what the items are.
+`NewestWins` is the rule, without threads or time; `Door` is the same between two threads. An item belongs to an epoch:
+once a queue has seen a newer one, items of older epochs do not pass. Neither knows what the items are.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Door(Generic[T]):
     def take(self, timeout: float | None = None) -> T | None:
         """The oldest item that is left; None after `timeout` seconds, or once the door is closed."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or len(self._queue) > 0, timeout
-            )
+            self._changed.wait_for(lambda: self._closed or len(self._queue) > 0, timeout)
             return None if self._closed else self._queue.take()
 
     def begin(self, epoch: int) -> None:

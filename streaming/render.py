@@ -5,7 +5,6 @@ It knows containers and codecs, not what paints the pictures. A render that fail
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -52,11 +51,7 @@ def render(
     `progress` is called with (pictures done, pictures in all). InputError where `out` cannot be written.
     """
     poses = resample(clip, engine.fps)
-    sound = (
-        None
-        if audio is None
-        else fitted(audio, round(len(poses) / engine.fps * SAMPLE_RATE))
-    )
+    sound = None if audio is None else fitted(audio, round(len(poses) / engine.fps * SAMPLE_RATE))
     engine.reset()
     with _whole_file(out) as (half, container_format):
         pictures = _pictures(engine, poses)
@@ -153,20 +148,16 @@ def _whole_file(out: Path) -> Iterator[tuple[Path, str]]:
             repr(out.suffix),
         )
     if not out.parent.is_dir():
-        raise InputError(
-            str(out), "folder", "a folder that is there", f"no {out.parent}"
-        )
+        raise InputError(str(out), "folder", "a folder that is there", f"no {out.parent}")
     if out.is_dir():
         raise InputError(str(out), "file name", "a file", "a folder")
     half = out.with_name(f".{out.name}.part")
     try:
         half.touch()
     except OSError as error:
-        raise InputError(
-            str(out), "folder", "a folder to write to", str(error)
-        ) from None
+        raise InputError(str(out), "folder", "a folder to write to", str(error)) from None
     try:
         yield half, container_format
-        os.replace(half, out)
+        half.replace(out)
     finally:
         half.unlink(missing_ok=True)

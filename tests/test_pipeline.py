@@ -26,9 +26,7 @@ def wait(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 
 def settled(pipeline: Pipeline) -> bool:
-    return wait(
-        lambda: pipeline.submitted == pipeline.finished + sum(pipeline.drops().values())
-    )
+    return wait(lambda: pipeline.submitted == pipeline.finished + sum(pipeline.drops().values()))
 
 
 def at(time_ns: int) -> object:
@@ -50,7 +48,7 @@ def test_every_frame_of_a_patient_sender_comes_out_in_order() -> None:
 
 @pytest.mark.parametrize("slow", ["body", "denoise", "decode"])
 def test_a_slow_stage_makes_gaps_and_no_delay(slow: str) -> None:
-    """Ten times too many frames: each that comes out waited for a few turns of the slow stage, the last as the first."""
+    """Ten times too many frames: each that comes out waited for a few turns of the slow stage."""
     turn, out = 0.02, []
     pipeline = Pipeline(
         fake_engine(**{slow: turn}),
@@ -79,11 +77,7 @@ def test_bursts_are_not_dropped_by_their_own_size() -> None:
     pipeline.start()
     for i in range(40):
         pipeline.submit(FRAME)
-        assert wait(
-            lambda i=i: (
-                len(engine.stages[1].seen) == i + 1 and len(out) == (i + 1) // 4 * 4
-            )
-        )
+        assert wait(lambda i=i: len(engine.stages[1].seen) == i + 1 and len(out) == (i + 1) // 4 * 4)
     assert out == list(range(40))
     assert pipeline.stop()
 
@@ -127,9 +121,7 @@ def test_no_frame_of_an_old_epoch_leaves_after_the_new_one_began(seed: int) -> N
     assert pipeline.epoch == 40
     assert len(seen) > 5
     for stage in engine.stages:
-        assert [epoch for epoch, _ in stage.seen] == sorted(
-            epoch for epoch, _ in stage.seen
-        )
+        assert [epoch for epoch, _ in stage.seen] == sorted(epoch for epoch, _ in stage.seen)
     pipeline.stop()
     assert pipeline.submitted == pipeline.finished + sum(pipeline.drops().values())
 
@@ -215,9 +207,7 @@ def test_it_stops_while_frames_are_on_their_way() -> None:
     begun = time.monotonic()
     assert pipeline.stop()
     assert time.monotonic() - begun < 2.0
-    assert not any(
-        thread.name.startswith("liveanchor-") for thread in threading.enumerate()
-    )
+    assert not any(thread.name.startswith("liveanchor-") for thread in threading.enumerate())
     pipeline.submit(FRAME)  # harmless
     assert pipeline.submitted == pipeline.finished + sum(pipeline.drops().values())
 

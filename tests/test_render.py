@@ -36,9 +36,7 @@ class Colours:
     def feed(self, frame: PoseFrame) -> list[Picture]:
         if self.fed == self.fail_at:
             raise self.error
-        image = np.full(
-            (SIZE, SIZE, 3), (round(frame.pose[0] * 200), 60, 190), np.uint8
-        )
+        image = np.full((SIZE, SIZE, 3), (round(frame.pose[0] * 200), 60, 190), np.uint8)
         self._held.append(Picture(self.fed, 0, frame.time_ns, image, image))
         self.fed += 1
         return [self._held.pop(0)] if len(self._held) > self.hold else []
@@ -69,9 +67,7 @@ def tone(seconds: float, volume: float = 0.3) -> np.ndarray:
 
 @pytest.mark.parametrize("hold", [0, 5])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
-def test_every_pose_becomes_a_picture_in_its_place(
-    tmp_path: Path, hold: int, suffix: str
-) -> None:
+def test_every_pose_becomes_a_picture_in_its_place(tmp_path: Path, hold: int, suffix: str) -> None:
     engine, out, said = Colours(hold), tmp_path / f"out{suffix}", []
     render(engine, clip(30), None, out, lambda done, total: said.append((done, total)))
     with av.open(str(out)) as container:
@@ -80,14 +76,10 @@ def test_every_pose_becomes_a_picture_in_its_place(
         assert stream.codec_context.pix_fmt == "yuv420p"
         assert stream.average_rate == 25
         frames = list(container.decode(stream))
-    greys = [
-        frame.to_ndarray(format="rgb24").reshape(-1, 3).mean(0) for frame in frames
-    ]
+    greys = [frame.to_ndarray(format="rgb24").reshape(-1, 3).mean(0) for frame in frames]
     wanted = [(round(x * 200), 60, 190) for x in np.linspace(0, 1, 30)]
     np.testing.assert_allclose(greys, wanted, atol=4)
-    np.testing.assert_allclose(
-        [frame.time for frame in frames], np.arange(30) / 25, atol=1e-3
-    )
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(30) / 25, atol=1e-3)
     assert said == [(i + 1, 30) for i in range(30)]
     assert engine.resets == 1
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
@@ -148,9 +140,7 @@ def test_any_rate_and_layout_is_read(tmp_path: Path) -> None:
         stream = container.add_stream("pcm_f32le", rate=16_000, layout="stereo")
         t = np.arange(16_000) / 16_000
         wave = np.stack([0.4 * np.sin(2 * np.pi * 300 * t)] * 2).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(
-            wave.T.reshape(1, -1), format="flt", layout="stereo"
-        )
+        frame = av.AudioFrame.from_ndarray(wave.T.reshape(1, -1), format="flt", layout="stereo")
         frame.sample_rate = 16_000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())

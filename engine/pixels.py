@@ -1,0 +1,51 @@
+"""Pictures in and out of networks: uint8 (H, W, 3) here, float (1, 3, H, W) there, unless a graph speaks uint8 itself.
+
+A network's shape says which it wants: (1, H, W, 3) is uint8 as it is, (1, 3, H, W) is float32 in [0, 1] or in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.kernels import FAST, kernel
+
+
+def to_network(pixels: np.ndarray, shape: tuple[int, ...], low: float) -> np.ndarray:
+    """pixels (H, W, 3) uint8 for an input of `shape`, floats from `low` (0 or -1) to 1. ValueError on another size."""
+    if shape == (1, *pixels.shape):
+        return pixels[None]
+    height, width = pixels.shape[:2]
+    if shape != (1, 3, height, width):
+        raise ValueError(f"the network wants a picture of shape {shape}, not {width}x{height}")
+    planes = np.empty(shape, np.float32)
+    _to_planes(pixels, np.float32((1.0 - low) / 255.0), np.float32(low), planes[0])
+    return planes
+
+
+def from_network(array: np.ndarray) -> np.ndarray:
+    """A network's picture, (1, H, W, 3) uint8 or (1, 3, H, W) float in [-1, 1], as fresh uint8 (H, W, 3)."""
+    if array.ndim != 4 or len(array) != 1 or 3 not in (array.shape[1], array.shape[3]):
+        raise ValueError(f"no picture: shape {array.shape}")
+    if array.dtype == np.uint8:
+        return np.array(array[0])
+    pixels = np.empty((array.shape[2], array.shape[3], 3), np.uint8)
+    _to_pixels(np.ascontiguousarray(array[0], np.float32), pixels)
+    return pixels
+
+
+@kernel(FAST)
+def _to_planes(pixels: np.ndarray, scale: np.float32, low: np.float32, planes: np.ndarray) -> None:
+    for y in range(pixels.shape[0]):
+        for c in range(3):
+            for x in range(pixels.shape[1]):
+                planes[c, y, x] = low + scale * np.float32(pixels[y, x, c])
+
+
+@kernel()
+def _to_pixels(planes: np.ndarray, pixels: np.ndarray) -> None:
+    half, top = np.float32(127.5), np.float32(255.0)
+    for y in range(pixels.shape[0]):
+        for c in range(3):
+            for x in range(pixels.shape[1]):
+                value = half + half * planes[c, y, x] + np.float32(0.5)
+                pixels[y, x, c] = np.uint8(min(max(value, np.float32(0.0)), top))

@@ -1,0 +1,99 @@
+"""A diffusion graph as a `Predict`: it remembers what each of the newest frames was conditioned on.
+
+Graph inputs by name: `sample` latents, `timestep` one per frame, constants (`appearance`), and whatever is remembered
+per frame (hints, an inpainting mask and what it keeps). The first output is the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from engine.network import Network
+
+SAMPLE, TIMESTEP = "sample", "timestep"
+
+
+class Predictor:
+    """Calls `network` on windows of exactly the number of frames it was exported for."""
+
+    def __init__(
+        self,
+        network: Network,
+        timesteps: Sequence[int],
+        constants: Mapping[str, np.ndarray] | None = None,
+        reach: int = 1,
+        beside: Sequence[str] = (),
+    ) -> None:
+        """`constants` by input name; those for two branches carry the unconditional one first.
+
+        `reach`: frames of a window. `beside`: what is remembered that follows the latents in `sample`'s channels.
+        ValueError where the network's shapes are not those of such windows.
+        """
+        shapes = dict(network.inputs)
+        for name in (SAMPLE, TIMESTEP):
+            if name not in shapes:
+                raise ValueError(f"the network has no input {name!r}, only {', '.join(shapes)}")
+        self.network, self.timesteps, self.reach, self.beside = (
+            network,
+            tuple(timesteps),
+            reach,
+            tuple(beside),
+        )
+        self.branches, odd = divmod(shapes[SAMPLE][0], reach)
+        if odd or self.branches not in (1, 2):
+            raise ValueError(f"the network was exported for {shapes[SAMPLE][0]} frames at once, not for {reach}")
+        self.constants = {
+            name: _spread(name, array, shapes[name], reach)
+            for name, array in (constants or {}).items()
+            if name in shapes
+        }
+        self.remembered = tuple(n for n in shapes if n not in (SAMPLE, TIMESTEP, *self.constants)) + self.beside
+        self._output = next(iter(network.outputs))
+        self._memory: dict[str, np.ndarray] = {}
+        self._newest = 0
+        self._sample = np.empty(shapes[SAMPLE], np.float32)
+        self._timestep = np.empty(shapes[TIMESTEP], np.int64)
+
+    def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
+        self._newest = position
+        for name in self.remembered:
+            array = arrays[name]
+            if name not in self._memory:
+                self._memory[name] = np.empty((self.reach, *array.shape[1:]), array.dtype)
+            self._memory[name][position % self.reach] = array[0]
+
+    def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray:
+        """The prediction (B, n, C, h, w) for `latents` (n, C, h, w) of `frames`; overwritten by the next call."""
+        # Before the first frame stand copies of it, and after the newest copies of that.
+        slots = [min(max(frame, 0), self._newest) % self.reach for frame in frames]
+        channels = latents.shape[1]
+        for branch in range(self.branches):
+            part = self._sample[branch * self.reach : (branch + 1) * self.reach]
+            part[:, :channels] = latents
+            at = channels
+            for name in self.beside:
+                extra = self._memory[name]
+                part[:, at : at + extra.shape[1]] = extra[slots]
+                at += extra.shape[1]
+        self._timestep[...] = self.timesteps[step]
+        seen = {name: self._window(name, slots) for name in self.remembered if name not in self.beside}
+        given: dict[str, np.ndarray] = {SAMPLE: self._sample, TIMESTEP: self._timestep, **seen, **self.constants}
+        prediction = self.network(**given)[self._output]
+        return prediction.reshape(self.branches, self.reach, *prediction.shape[1:])
+
+    def _window(self, name: str, slots: list[int]) -> np.ndarray:
+        memory = self._memory[name]
+        return memory if self.reach == self.branches == 1 else memory[slots * self.branches]
+
+
+def _spread(name: str, array: np.ndarray, shape: tuple[int, ...], reach: int) -> np.ndarray:
+    """A constant (B, ...) as the network wants it: as it is, or repeated for each frame of each branch."""
+    if array.shape == shape:
+        return array
+    repeated = np.repeat(array, reach, axis=0)
+    if repeated.shape != shape:
+        raise ValueError(f"{name} is {array.shape}, and the network wants {shape}")
+    return repeated

@@ -1,0 +1,289 @@
+"""The live engine with the real body and mesh, and networks that are formulas of the right shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from fakes import FakeNetwork, pose_frame
+
+from engine.appearance import appearance
+from engine.avatar import Avatar, CameraFields, ConditionFields, DenoiseFields, FaceFields, LatentFields
+from engine.body import Body
+from engine.camera import look_at
+from engine.errors import InputError
+from engine.live import LiveEngine, load_body
+from engine.picture import Picture
+from engine.pixels import from_network, to_network
+from engine.predict import Predictor
+
+SIZE, LATENT, FACE = 128, 8, 64
+
+
+def an_avatar(**changes: object) -> Avatar:
+    camera = look_at((0.0, 0.3, 2.0), (0.0, 0.25, 0.0), SIZE, 0.5)
+    avatar = Avatar(
+        name="test",
+        size=SIZE,
+        fps=25.0,
+        networks={},
+        latent=LatentFields(4, LATENT, scale=2.0),
+        denoise=DenoiseFields((999, 499), "sample"),
+        camera=CameraFields.of(camera),
+        condition=ConditionFields(size=SIZE),
+    )
+    return replace(avatar, **changes)
+
+
+def pooled(picture: np.ndarray, size: int) -> np.ndarray:
+    """(1, 3, H, W) to (1, 3, size, size)."""
+    cell = picture.shape[-1] // size
+    return picture.reshape(1, 3, size, cell, size, cell).mean((3, 5)).astype(np.float32)
+
+
+def hint_network(picture: int, size: int) -> FakeNetwork:
+    def formula(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        assert 0.0 <= given["condition"].min() <= given["condition"].max() <= 1.0
+        hint = pooled(given["condition"], size)
+        return {"hint": hint, "skip": 2 * hint}
+
+    shapes = {"hint": (1, 3, size, size), "skip": (1, 3, size, size)}
+    return FakeNetwork({"condition": (1, 3, picture, picture)}, shapes, formula)
+
+
+def diffusion_network(frames: int, size: int, channels: int, inputs: int | None = None) -> FakeNetwork:
+    """Clean latents: a mix of the noise, the frame's own hint and the mean hint of the window, so windows matter."""
+
+    def formula(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        assert set(given["timestep"]) <= {999, 499}
+        hint = given["hint"].mean(1, keepdims=True)
+        clean = 0.02 * given["sample"][:, :channels] + hint + 0.1 * hint.mean(0)
+        return {"prediction": clean.astype(np.float32)}
+
+    shapes = {
+        "sample": (frames, inputs or channels, size, size),
+        "timestep": (frames,),
+        "hint": (frames, 3, size, size),
+    }
+    return FakeNetwork(shapes, {"prediction": (frames, channels, size, size)}, formula)
+
+
+def decoder_network(picture: int, size: int, channels: int, skips: bool) -> FakeNetwork:
+    def formula(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        grey = given["latents"].mean(1, keepdims=True).repeat(3, 1) + (given["skip"] if skips else 0)
+        return {"image": grey.repeat(picture // size, 2).repeat(picture // size, 3).astype(np.float32) - 1.0}
+
+    inputs = {"latents": (1, channels, size, size)} | ({"skip": (1, 3, size, size)} if skips else {})
+    return FakeNetwork(inputs, {"image": (1, 3, picture, picture)}, formula)
+
+
+def networks(frames: int = 1) -> dict[str, FakeNetwork]:
+    return {
+        "hint": hint_network(SIZE, LATENT),
+        "body": diffusion_network(frames, LATENT, 4),
+        "decoder": decoder_network(SIZE, LATENT, 4, skips=True),
+    }
+
+
+def face_networks() -> dict[str, FakeNetwork]:
+    size = FACE // 16
+    seen: dict[str, np.ndarray] = {}
+
+    def encode(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        seen["kept"] = given["image"].copy()
+        return {"latents": pooled(given["image"], size)}
+
+    face = diffusion_network(1, size, 3, inputs=7)
+    plain = face.formula
+
+    def redraw(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        seen["mask"], seen["masked"] = given["sample"][:, 3:4].copy(), given["sample"][:, 4:].copy()
+        return plain(given)
+
+    face.formula = redraw
+    table = {
+        "encoder": FakeNetwork({"image": (1, 3, FACE, FACE)}, {"latents": (1, 3, size, size)}, encode),
+        "face_hint": hint_network(FACE, size),
+        "face": face,
+        "face_decoder": decoder_network(FACE, size, 3, skips=False),
+    }
+    table["encoder"].seen = seen  # type: ignore[attr-defined]
+    return table
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return load_body(an_avatar())
+
+
+def paint(engine: LiveEngine, count: int, seed: int = 0) -> list[Picture]:
+    pictures = [p for i in range(count) for p in engine.feed(pose_frame(i * 40_000_000, seed + i))]
+    return pictures + engine.flush()
+
+
+def test_every_pose_becomes_a_picture_with_its_time_and_mesh(body: Body) -> None:
+    pictures = paint(LiveEngine(an_avatar(), networks(), body=body), 4)
+    assert [p.index for p in pictures] == [0, 1, 2, 3]
+    assert [p.capture_ns for p in pictures] == [i * 40_000_000 for i in range(4)]
+    for p in pictures:
+        assert p.image.shape == p.condition.shape == (SIZE, SIZE, 3)
+        assert p.image.dtype == p.condition.dtype == np.uint8
+        assert list(p.stage_ns) == ["body", "condition", "denoise", "decode"]
+        assert all(spent > 0 for spent in p.stage_ns.values())
+        assert p.condition.any(axis=2).mean() > 0.05  # somebody is there
+        bright = p.image.astype(int).sum(2)
+        assert bright[p.condition.any(axis=2)].mean() > bright[~p.condition.any(axis=2)].mean() + 50
+    assert not np.array_equal(pictures[0].image, pictures[1].image)
+
+
+def test_the_same_seed_and_poses_give_the_same_bytes_and_another_seed_others(body: Body) -> None:
+    avatar = an_avatar(denoise=DenoiseFields((999, 499), "sample", noise="per-frame"))
+    first = paint(LiveEngine(avatar, networks(), seed=1, body=body), 3)
+    again = paint(LiveEngine(avatar, networks(), seed=1, body=body), 3)
+    other = paint(LiveEngine(avatar, networks(), seed=2, body=body), 3)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a.image, b.image) for a, b in zip(first, other, strict=True))
+
+
+def test_a_reset_begins_the_stream_and_the_epoch_anew(body: Body) -> None:
+    engine = LiveEngine(an_avatar(), networks(3), context=2, body=body)
+    first = paint(engine, 4)
+    engine.reset()
+    second = paint(engine, 4)
+    assert [(p.epoch, p.index) for p in second] == [(1, i) for i in range(4)]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
+
+
+def test_warming_up_leaves_no_trace(body: Body) -> None:
+    cold, warm = (LiveEngine(an_avatar(), networks(3), context=2, body=body) for _ in range(2))
+    warm.warm_up()
+    for a, b in zip(paint(cold, 3), paint(warm, 3), strict=True):
+        assert (a.epoch, a.index) == (b.epoch, b.index)
+        assert np.array_equal(a.image, b.image)
+
+
+def test_context_reaches_the_networks_and_the_future_does_not(body: Body) -> None:
+    alone = paint(LiveEngine(an_avatar(), networks(1), body=body), 5)
+    engine = LiveEngine(an_avatar(), networks(4), context=3, body=body)
+    beside = paint(engine, 5)
+    assert np.array_equal(alone[0].image, beside[0].image)  # a frame beside copies of itself is the frame alone
+    assert not np.array_equal(alone[4].image, beside[4].image)
+    engine.reset()
+    changed = [pose_frame(i * 40_000_000, i if i < 3 else 90 + i) for i in range(5)]
+    others = [p for frame in changed for p in engine.feed(frame)]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(beside[:3], others[:3], strict=True))
+    assert not np.array_equal(beside[3].image, others[3].image)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_hop_gives_its_frames_together_and_flush_the_rest(body: Body, count: int) -> None:
+    engine = LiveEngine(an_avatar(), networks(3), context=1, hop=2, body=body)
+    assert (engine.burst, engine.delay_frames) == (2, 1)
+    given = [len(engine.feed(pose_frame(i, i))) for i in range(count)]
+    assert given == [0, 2, 0, 2, 0][:count]
+    assert len(engine.flush()) == count % 2
+    whole = paint(LiveEngine(an_avatar(), networks(3), context=1, hop=2, body=body), 5)
+    assert [p.index for p in whole] == list(range(5))
+
+
+def test_one_hint_a_frame_and_one_evaluation_a_step(body: Body) -> None:
+    table = networks()
+    paint(LiveEngine(an_avatar(), table, body=body), 3)
+    assert (table["hint"].calls, table["body"].calls, table["decoder"].calls) == (3, 6, 3)
+
+
+def test_the_face_is_redrawn_where_the_face_is(body: Body) -> None:
+    fields = FaceFields(True, FACE, latent=LatentFields(3, FACE // 16), denoise=DenoiseFields((999,), "sample"))
+    table = networks() | face_networks()
+    plain = paint(LiveEngine(an_avatar(), networks(), body=body), 1)[0]
+    picture = paint(LiveEngine(an_avatar(face=fields), table, body=body), 1)[0]
+    changed = np.argwhere((plain.image != picture.image).any(axis=2))
+    assert list(picture.stage_ns)[-1] == "face"
+    assert len(changed) > 50
+    _, left = changed.min(0)
+    bottom, right = changed.max(0)
+    assert bottom < 0.6 * SIZE  # the head is in the upper half, in the middle
+    assert 0.3 * SIZE < left < right < 0.7 * SIZE
+    seen = table["encoder"].seen  # type: ignore[attr-defined]
+    mask = seen["mask"][0, 0]
+    assert mask.min() < 0.2  # the middle is to be redrawn
+    assert mask[0].mean() > 0.8  # the hair above is kept
+    grey = seen["kept"][0, :, FACE // 2, FACE // 2]
+    np.testing.assert_allclose(grey, 0.0, atol=0.01)  # what is redrawn is not shown
+    np.testing.assert_allclose(seen["masked"], pooled(seen["kept"], FACE // 16) * fields.latent.scale, atol=1e-6)
+
+
+def test_a_table_without_a_graph_or_with_another_window_is_named(body: Body) -> None:
+    table = networks()
+    del table["decoder"]
+    with pytest.raises(InputError, match="a graph named decoder"):
+        LiveEngine(an_avatar(), table, body=body)
+    with pytest.raises(InputError, match="exported for 1 frames at once, not for 3"):
+        LiveEngine(an_avatar(), networks(1), context=2, body=body)
+
+
+def test_guidance_batches_both_branches() -> None:
+    given: list[dict[str, np.ndarray]] = []
+
+    def formula(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        given.append({name: array.copy() for name, array in inputs.items()})
+        return {"prediction": inputs["sample"] + inputs["appearance"][:, :1, :1, None]}
+
+    shapes = {"sample": (4, 1, 2, 2), "timestep": (4,), "hint": (4, 1, 2, 2), "appearance": (4, 3, 5)}
+    network = FakeNetwork(shapes, {"prediction": (4, 1, 2, 2)}, formula)
+    tokens = np.stack([np.zeros((3, 5), np.float32), np.ones((3, 5), np.float32)])  # nobody, the person
+    predict = Predictor(network, [999], {"appearance": tokens}, reach=2)
+    for position in range(2):
+        predict.remember(position, {"hint": np.full((1, 1, 2, 2), position, np.float32)})
+    latents = np.random.default_rng(0).standard_normal((2, 1, 2, 2)).astype(np.float32)
+    prediction = predict(latents, range(2), 0)
+    np.testing.assert_allclose(prediction, np.stack([latents, latents + 1]))
+    assert given[0]["hint"][:, 0, 0, 0].tolist() == [0, 1, 0, 1]
+    assert given[0]["appearance"][:, 0, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_pictures_go_in_and_out_of_networks_unchanged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    signed = to_network(pixels, (1, 3, 6, 8), -1.0)
+    np.testing.assert_allclose(signed[0].transpose(1, 2, 0), pixels / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(to_network(pixels, (1, 3, 6, 8), 0.0)[0].transpose(1, 2, 0), pixels / 255, atol=1e-6)
+    assert np.array_equal(from_network(signed), pixels)
+    assert np.array_equal(from_network(to_network(pixels, (1, 6, 8, 3), 0.0)), pixels)
+    assert from_network(np.full((1, 3, 2, 2), 7.0, np.float32)).min() == 255
+    assert from_network(np.full((1, 3, 2, 2), -7.0, np.float32)).max() == 0
+    with pytest.raises(ValueError, match="shape"):
+        to_network(pixels, (1, 3, 8, 8), 0.0)
+    with pytest.raises(ValueError, match="no picture"):
+        from_network(np.zeros((1, 4, 2, 2), np.float32))
+
+
+def test_appearance_comes_from_a_picture_or_ready_made(tmp_path: Path) -> None:
+    reference = np.full((32, 32, 3), (250, 120, 10), np.uint8)
+    with av.open(str(tmp_path / "body.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(reference, format="rgb24")))
+        container.mux(stream.encode())
+    np.save(tmp_path / "nobody.npy", np.zeros((1, 1, 3), np.float32))
+    np.save(tmp_path / "broken.npy", np.zeros((1, 3), np.float32))
+
+    def formula(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return {"tokens": given["image"].mean((2, 3))[:, None]}
+
+    encoder = FakeNetwork({"image": (1, 3, 32, 32)}, {"tokens": (1, 1, 3)}, formula)
+    files = {"body": "body.png", "unconditional": "nobody.npy", "head": "broken.npy"}
+    avatar = an_avatar(appearance=files, folder=tmp_path)
+    tokens = appearance(avatar, encoder, "body", guided=True)
+    np.testing.assert_allclose(tokens, [[[0, 0, 0]], [[250 / 255, 120 / 255, 10 / 255]]], atol=1e-5)
+    assert len(appearance(avatar, encoder, "body", guided=False)) == 1
+    with pytest.raises(InputError, match=r"broken\.npy: tokens"):
+        appearance(avatar, encoder, "head", guided=False)
+    with pytest.raises(InputError, match=r"a graph that reads body\.png"):
+        appearance(avatar, None, "body", guided=False)
+    with pytest.raises(InputError, match=r"appearance\.head"):
+        appearance(an_avatar(), None, "head", guided=False)
