@@ -20,4 +20,5 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.field}: expected {self.expected}, got {self.got}"
-        return f"{line} ({self.hint})" if self.hint else line
+        line = f"{line} ({self.hint})" if self.hint else line
+        return "".join(c if c.isprintable() else "?" for c in line)  # names from files may hold anything

@@ -1,7 +1,7 @@
 """Rotations in NumPy: axis-angle, unit quaternions (x, y, z, w) and matrices, over any leading dimensions.
 
-Every function takes what `np.asarray` takes, computes in float64 and returns float32. Quaternions compose as matrices do:
-`multiply(a, b)` turns by b first, then by a. Nothing here knows joints or bodies.
+Every function takes what `np.asarray` takes, computes in float64 and returns float32. Quaternions compose as matrices
+do: `multiply(a, b)` turns by b first, then by a. Nothing here knows joints or bodies.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def swing_twist(quaternion: ArrayLike, axis: ArrayLike) -> tuple[np.ndarray, np.
 
 
 def between(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """The smallest rotations (..., 4) that turn directions a to b (..., 3); any axis will do where they are opposite."""
+    """The smallest rotations (..., 4) that turn directions a to b (..., 3); where they are opposite, about any axis."""
     a, b = np.broadcast_arrays(_unit(np.asarray(a, np.float64)), _unit(np.asarray(b, np.float64)))
     q = np.concatenate([np.cross(a, b), 1.0 + (a * b).sum(-1, keepdims=True)], -1)
     other = np.where(np.abs(a[..., :1]) < 0.6, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))  # never along a

@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real input beside the repository, and the markers."""
+"""What all tests share: the folder of real input beside the repository, and the skip of GPU tests where there is none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 settings.register_profile("liveanchor", deadline=None, max_examples=60)  # no deadline: test machines are shared
 settings.load_profile("liveanchor")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
 
 
 @pytest.fixture(scope="session")

@@ -77,8 +77,8 @@ def test_torch_tensors_without_torch(tmp_path: Path) -> None:
 def test_reading_a_pickle_imports_no_torch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": torch.arange(3.0)}))
-    code = "import sys; from engine.clips.unpickle import loads; print(loads('a', open(sys.argv[1], 'rb').read())['a'].sum(),"
-    code += " 'torch' in sys.modules)"
+    code = "import sys; from engine.clips.unpickle import loads; data = open(sys.argv[1], 'rb').read()\n"
+    code += "print(loads('a', data)['a'].sum(), 'torch' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     out = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.pkl")], check=False, cwd=root, capture_output=True, text=True
@@ -116,8 +116,10 @@ def payloads(mark: Path) -> dict[str, bytes]:
         + str(mark).encode()
         + b"et\x81.",
         "numpy as a ladder": b"\x80\x04\x8c\x05numpy\x8c\x0bos.system.x\x93.",
-        "getattr": f"c__builtin__\ngetattr\n(c__builtin__\n__import__\n(S'os'\ntRS'system'\ntR(S'{command}'\ntR.".encode(),
-        "numpy runstring": f"cnumpy.testing._private.utils\nrunstring\n(S'import os; os.system(\"{command}\")'\n}}tR.".encode(),
+        "getattr": b"c__builtin__\ngetattr\n(c__builtin__\n__import__\n(S'os'\ntRS'system'\ntR"
+        + f"(S'{command}'\ntR.".encode(),
+        "numpy runstring": b"cnumpy.testing._private.utils\nrunstring\n"
+        + f"(S'import os; os.system(\"{command}\")'\n}}tR.".encode(),
         "torch.load": pickle.dumps(Call(eval, "1"))
         .replace(b"builtins", b"torch.serialization")
         .replace(b"eval", b"load"),

@@ -19,16 +19,12 @@ FORMATS = ("talkshow", "show", "beat2", "amass", "motionx", "bvh")
 
 
 def read_clip(
-    path: Path,
-    *,
-    format: str | None = None,
-    bone_map: Path | None = None,
-    hands: HandSpace | None = None,
+    path: Path, *, format: str | None = None, bone_map: Path | None = None, hands: HandSpace | None = None
 ) -> PoseClip:
     """The clip in `path`, in the project's convention.
 
-    `format` is one of FORMATS, by default what the content says. `bone_map` is a TOML file that names a BVH file's joints.
-    `hands` is what TalkSHOW's and SHOW's hand poses are relative to; default: relaxed hands of our own.
+    `format` is one of FORMATS, by default what the content says. `bone_map` is a TOML file that names the joints of a
+    BVH file. `hands` is what TalkSHOW's and SHOW's hand poses are relative to; default: relaxed hands of our own.
     InputError where the file is not a valid clip, in one line that says what is wrong with it.
     """
     path = Path(path)
@@ -93,8 +89,5 @@ def detect_format(path: Path) -> str:
     if start.startswith((b"\x80", b"PK")) or extension == ".pkl":
         return "show"
     raise InputError(
-        str(path),
-        "file",
-        "a clip: .npz, .npy, .pkl or .bvh",
-        f"{extension or 'no'} extension and unknown content",
+        str(path), "file", "a clip: .npz, .npy, .pkl or .bvh", f"{extension or 'no'} extension and unknown content"
     )

@@ -18,14 +18,7 @@ from engine.errors import InputError
 from engine.pose import PoseClip
 from engine.skeleton import POSE_DIMS
 
-NAMES = (
-    "poses",
-    "expressions",
-    "trans",
-    "betas",
-    "mocap_frame_rate",
-    "mocap_framerate",
-)
+NAMES = ("poses", "expressions", "trans", "betas", "mocap_frame_rate", "mocap_framerate")
 
 
 def read_beat2(path: Path) -> PoseClip:
@@ -38,23 +31,13 @@ def read_beat2(path: Path) -> PoseClip:
     if poses.ndim != 2 or poses.shape[1] != POSE_DIMS:
         raise InputError(source, "poses", f"shape (T, {POSE_DIMS})", f"shape {poses.shape}")
     return build_clip(
-        source,
-        frame_rate(source, arrays),
-        poses,
-        arrays["expressions"],
-        arrays["trans"],
-        arrays.get("betas"),
+        source, frame_rate(source, arrays), poses, arrays["expressions"], arrays["trans"], arrays.get("betas")
     )
 
 
 def write_beat2(path: Path, clip: PoseClip) -> None:
     """Write `clip` to `path` (.npz, float32, compressed), whole or not at all. Unknown betas stay empty."""
     betas = np.pad(clip.betas, (0, 300 - len(clip.betas))) if len(clip.betas) else clip.betas
-    arrays = {
-        "betas": betas,
-        "poses": clip.poses,
-        "expressions": clip.expressions,
-        "trans": clip.transl,
-    }
+    arrays = {"betas": betas, "poses": clip.poses, "expressions": clip.expressions, "trans": clip.transl}
     names = {"model": np.array("smplx2020"), "gender": np.array("neutral")}
     write_npz(path, {**arrays, **names, "mocap_frame_rate": np.array(clip.fps)})

@@ -65,10 +65,7 @@ class Bvh:
                 if channel.endswith("position"):
                     place[:, "XYZ".index(channel[0])] = self.motion[:, column]
                 else:
-                    turn = multiply(
-                        turn,
-                        about(AXES[channel[0]], np.radians(self.motion[:, column])),
-                    )
+                    turn = multiply(turn, about(AXES[channel[0]], np.radians(self.motion[:, column])))
             if joint.parent >= 0:
                 place = places[:, joint.parent] + rotate(turns[:, joint.parent], place)
                 turn = multiply(turns[:, joint.parent], turn)
@@ -140,11 +137,7 @@ def _parse_joint(lines: _Lines, words: list[str], parent: int, column: int) -> B
     number, rest = lines.keyword("CHANNELS")
     channels = tuple(rest[1:])
     if not rest or rest[0] != str(len(channels)) or not CHANNELS.issuperset(channels):
-        raise lines.wrong(
-            number,
-            "CHANNELS, their number and names like Xrotation",
-            ["CHANNELS", *rest],
-        )
+        raise lines.wrong(number, "CHANNELS, their number and names like Xrotation", ["CHANNELS", *rest])
     if len(set(channels)) != len(channels):
         raise lines.wrong(number, "every channel once", ["CHANNELS", *rest])
     return BvhJoint(" ".join(words[1:]), parent, (x, y, z), channels, column)
@@ -153,13 +146,7 @@ def _parse_joint(lines: _Lines, words: list[str], parent: int, column: int) -> B
 def _parse_motion(lines: _Lines, frames: int, width: int) -> np.ndarray:
     rows = list(lines.rest())
     if len(rows) != frames:
-        raise InputError(
-            lines.source,
-            "MOTION",
-            f"{frames} frames",
-            f"{len(rows)} rows",
-            "is the file cut short?",
-        )
+        raise InputError(lines.source, "MOTION", f"{frames} frames", f"{len(rows)} rows", "is the file cut short?")
     try:  # all at once: per row is ten times slower
         motion = np.array([word for _, words in rows for word in words], np.float64).reshape(frames, width)
         if np.isfinite(motion).all() and all(len(words) == width for _, words in rows):

@@ -27,13 +27,7 @@ _HUMAN_IK_FINGERS = {
     for i in (1, 2, 3)
 }
 _NUMBERED = {"thumb": "1", "index": "2", "middle": "3", "ring": "4", "pinky": "5"}
-_ORDINAL = {
-    "thumb": "First",
-    "index": "Second",
-    "middle": "Third",
-    "ring": "Fourth",
-    "pinky": "Fifth",
-}
+_ORDINAL = {"thumb": "First", "index": "Second", "middle": "Third", "ring": "Fourth", "pinky": "Fifth"}
 
 
 def _phalanges(stem: Mapping[str, str], prefix: str, bones: Sequence[str]) -> dict[str, str]:
@@ -42,10 +36,7 @@ def _phalanges(stem: Mapping[str, str], prefix: str, bones: Sequence[str]) -> di
     return {
         f"{finger}{i}": f"{{Side}}{prefix}{word}{bone}"
         for finger, word in stem.items()
-        for i, bone in enumerate(
-            (metacarpal, proximal, distal) if finger == "thumb" else (proximal, middle, distal),
-            1,
-        )
+        for i, bone in enumerate((metacarpal, proximal, distal) if finger == "thumb" else (proximal, middle, distal), 1)
     }
 
 
@@ -117,19 +108,10 @@ def read_bone_map(path: Path, source: str, theirs: Sequence[str]) -> dict[str, i
     found = {}
     for ours, name in table.items():
         if ours not in JOINT_NAMES:
-            raise InputError(
-                str(path),
-                ours,
-                "a joint of SMPL-X such as left_shoulder",
-                "an unknown name",
-            )
+            raise InputError(str(path), ours, "a joint of SMPL-X such as left_shoulder", "an unknown name")
         if name not in theirs:
             raise InputError(
-                str(path),
-                ours,
-                f"a joint of {source}",
-                repr(name)[:60],
-                f"it has {', '.join(theirs)[:300]}",
+                str(path), ours, f"a joint of {source}", repr(name)[:60], f"it has {', '.join(theirs)[:300]}"
             )
         found[ours] = theirs.index(name)
     _require(source, found, f"the joints that {path} must name")

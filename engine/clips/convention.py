@@ -13,13 +13,7 @@ from numpy.typing import ArrayLike
 
 from engine.errors import InputError
 from engine.pose import PoseClip
-from engine.rotation import (
-    about,
-    axis_angle_to_quaternion,
-    multiply,
-    quaternion_to_axis_angle,
-    rotate,
-)
+from engine.rotation import about, axis_angle_to_quaternion, multiply, quaternion_to_axis_angle, rotate
 from engine.skeleton import EXPRESSION_DIMS, ROOT
 
 PELVIS = np.array([0.003, -0.351, 0.012])  # metres, SMPL-X mean shape, zero translation
@@ -39,20 +33,15 @@ def build_clip(
     transl: np.ndarray | None = None,
     betas: np.ndarray | None = None,
 ) -> PoseClip:
-    """A clip from arrays of any number type; missing ones become zeros. InputError names the array that is not right."""
-    poses = _numbers(source, "poses", poses, MOST_RADIANS, "radians within 8 pi")
+    """A clip from arrays of any number type; missing ones become zeros. InputError names the wrong array."""
+    poses = numbers(source, "poses", poses, MOST_RADIANS, "radians within 8 pi")
     if poses.ndim != 2 or len(poses) == 0:
         raise InputError(source, "poses", "shape (T, 165) with T > 0", f"shape {poses.shape}")
     frames = len(poses)
     expressions = np.zeros((frames, 0)) if expressions is None else expressions
-    expressions = _numbers(source, "expressions", expressions, MOST_COEFFICIENT, "coefficients within 1000")
+    expressions = numbers(source, "expressions", expressions, MOST_COEFFICIENT, "coefficients within 1000")
     if expressions.ndim != 2 or len(expressions) != frames or expressions.shape[1] > EXPRESSION_DIMS:
-        raise InputError(
-            source,
-            "expressions",
-            f"shape ({frames}, 100 or fewer)",
-            f"shape {expressions.shape}",
-        )
+        raise InputError(source, "expressions", f"shape ({frames}, 100 or fewer)", f"shape {expressions.shape}")
     expressions = np.pad(expressions, ((0, 0), (0, EXPRESSION_DIMS - expressions.shape[1])))
     transl = np.zeros((frames, 3)) if transl is None else transl
     betas = np.zeros(0) if betas is None else betas
@@ -62,8 +51,8 @@ def build_clip(
         fps=fps,
         poses=poses,
         expressions=expressions,
-        transl=_numbers(source, "transl", transl, MOST_METRES, "metres within 100 km"),
-        betas=_numbers(source, "betas", betas, MOST_COEFFICIENT, "coefficients within 1000"),
+        transl=numbers(source, "transl", transl, MOST_METRES, "metres within 100 km"),
+        betas=numbers(source, "betas", betas, MOST_COEFFICIENT, "coefficients within 1000"),
         source=source,
     )
 
@@ -83,10 +72,7 @@ def frame_rate(source: str, arrays: Mapping[str, np.ndarray]) -> float:
 
 
 def turn(
-    poses: np.ndarray,
-    transl: np.ndarray,
-    quaternion: np.ndarray,
-    pelvis: np.ndarray = PELVIS,
+    poses: np.ndarray, transl: np.ndarray, quaternion: np.ndarray, pelvis: np.ndarray = PELVIS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn the world under (T, 165) poses and (T, 3) translations about its origin, the pelvis as drawn.
 
@@ -113,8 +99,8 @@ def face_forward(
     return poses, transl - (start[0], 0.0, start[2])
 
 
-def _numbers(source: str, name: str, array: np.ndarray, most: float, meaning: str) -> np.ndarray:
-    """`array` as float32; NaN, infinity and magnitudes beyond `most` are refused."""
+def numbers(source: str, name: str, array: np.ndarray, most: float, meaning: str) -> np.ndarray:
+    """`array` as float32. InputError where it holds NaN, infinity, magnitudes beyond `most`, or no numbers."""
     if array.dtype.kind not in "fiu":
         raise InputError(source, name, "numbers", f"dtype {array.dtype}")
     largest = float(np.abs(array).max(initial=0.0)) if array.size else 0.0

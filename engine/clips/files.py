@@ -1,6 +1,7 @@
 """Files from outside, read warily: sizes are checked before memory is taken, and nothing in them is ever executed.
 
-It knows bytes and arrays, not poses. Object arrays, which are pickles, are refused; an .npz member nobody asks for is not read.
+It knows bytes and arrays, not poses. Object arrays, which are pickles, are refused; an .npz member nobody asks for is
+not read.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def read_member(where: str, archive: zipfile.ZipFile, name: str) -> bytes:
         info = archive.getinfo(name)
         if info.file_size <= LIMIT:
             return archive.read(info)
-    except Exception as error:  # noqa: BLE001 - damaged archives make zipfile and zlib raise nearly anything
+    except Exception as error:  # damaged archives make zipfile and zlib raise nearly anything
         raise InputError(where, name, "an undamaged zip member", _short(error)) from None
     raise InputError(where, name, f"at most {LIMIT >> 20} MiB", f"{info.file_size >> 20} MiB")
 
@@ -80,18 +81,13 @@ def parse_npy(where: str, field: str, data: bytes) -> np.ndarray:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
             raise ValueError(f"version {version}")
-    except Exception as error:  # noqa: BLE001 - the header is Python text: what a damaged one raises is open-ended
+    except Exception as error:  # the header is Python text: what a damaged one raises is open-ended
         raise InputError(where, field, "an .npy array", _short(error)) from None
     if dtype.hasobject or dtype.kind not in "fiubSU" or dtype.itemsize == 0:
         raise InputError(where, field, "an array of numbers", f"dtype {dtype}"[:80])
     start, wanted = stream.tell(), math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or len(data) - start != wanted:
-        raise InputError(
-            where,
-            field,
-            f"{wanted} bytes for shape {shape}"[:80],
-            f"{len(data) - start} bytes",
-        )
+        raise InputError(where, field, f"{wanted} bytes for shape {shape}"[:80], f"{len(data) - start} bytes")
     flat = np.frombuffer(data, dtype, math.prod(shape), start)
     return flat.reshape(shape, order="F" if fortran else "C")
 
@@ -114,7 +110,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(io.BytesIO(read_bytes(path)))
     except InputError:
         raise
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # as above
         raise InputError(str(path), "file", "an .npz archive", _short(error)) from None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.clips.convention import MOST_COEFFICIENT, numbers
 from engine.clips.files import read_npz
 from engine.errors import InputError
 from engine.pose import check_array
@@ -19,18 +20,13 @@ HAND_DIMS = 45  # 15 joints: index, middle, pinky, ring, thumb, each from the kn
 # Degrees of flexion at knuckle, middle and end joint of a hand that hangs at rest, seen on one's own: little and ring
 # finger curl more than the index. Joint frames are the body's, so fingers of the left hand (towards +X, palm down) curl
 # about -Z; its thumb drops below the palm about +X, closes towards the fingers about +Y and bends a little.
-_CURL = {
-    "index": (15, 22, 15),
-    "middle": (20, 28, 18),
-    "pinky": (26, 28, 20),
-    "ring": (24, 30, 18),
-}
+_CURL = {"index": (15, 22, 15), "middle": (20, 28, 18), "pinky": (26, 28, 20), "ring": (24, 30, 18)}
 _THUMB = ((20, 8, 0), (5, 10, 0), (0, 12, 0))
 
 
 @dataclass(frozen=True)
 class HandSpace:
-    """Mean hands, and the directions of a file's hand coefficients: `absolute = mean + coefficients @ components[:n]`."""
+    """Mean hands, and the directions of hand coefficients: `absolute = mean + coefficients @ components[:n]`."""
 
     mean_left: np.ndarray  # (45,) float32, axis-angle, radians
     mean_right: np.ndarray  # (45,)
@@ -39,18 +35,8 @@ class HandSpace:
 
     def __post_init__(self) -> None:
         for side in ("left", "right"):
-            check_array(
-                "hand space",
-                f"mean_{side}",
-                getattr(self, f"mean_{side}"),
-                (HAND_DIMS,),
-            )
-            check_array(
-                "hand space",
-                f"components_{side}",
-                getattr(self, f"components_{side}"),
-                (HAND_DIMS, HAND_DIMS),
-            )
+            check_array("hand space", f"mean_{side}", getattr(self, f"mean_{side}"), (HAND_DIMS,))
+            check_array("hand space", f"components_{side}", getattr(self, f"components_{side}"), (HAND_DIMS, HAND_DIMS))
 
     @classmethod
     def relaxed(cls) -> HandSpace:
@@ -58,12 +44,7 @@ class HandSpace:
         left = np.radians([[(0, 0, -angle) for angle in angles] for angles in _CURL.values()] + [list(_THUMB)])
         right = left * (1.0, -1.0, -1.0)  # mirrored in the plane between left and right
         none = np.zeros((HAND_DIMS, HAND_DIMS), np.float32)
-        return cls(
-            left.reshape(-1).astype(np.float32),
-            right.reshape(-1).astype(np.float32),
-            none,
-            none,
-        )
+        return cls(left.reshape(-1).astype(np.float32), right.reshape(-1).astype(np.float32), none, none)
 
     @classmethod
     def load(cls, path: Path) -> HandSpace:
@@ -72,12 +53,7 @@ class HandSpace:
         arrays = read_npz(path, keys)
         for key in keys:
             if key not in arrays:
-                raise InputError(
-                    str(path),
-                    key,
-                    "an array of a SMPL-X model file",
-                    "nothing (it is missing)",
-                )
+                raise InputError(str(path), key, "an array of a SMPL-X model file", "nothing (it is missing)")
         return cls(*(arrays[key].astype(np.float32) for key in keys))
 
     def absolute(self, where: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -90,12 +66,8 @@ class HandSpace:
             count = values.shape[-1]
             if values.ndim != 2 or not 1 <= count <= HAND_DIMS:
                 raise InputError(where, name, f"shape (T, 1 to {HAND_DIMS})", f"shape {values.shape}")
+            values = numbers(where, name, values, MOST_COEFFICIENT, "angles or coefficients within 1000")
             hands.append(mean + (values if count == HAND_DIMS else values @ components[:count]))
         if len(hands[0]) != len(hands[1]):
-            raise InputError(
-                where,
-                "right_hand_pose",
-                f"{len(hands[0])} frames",
-                f"{len(hands[1])} frames",
-            )
+            raise InputError(where, "right_hand_pose", f"{len(hands[0])} frames", f"{len(hands[1])} frames")
         return np.concatenate(hands, -1)

@@ -1,7 +1,8 @@
 """Motion-X: one .npy array (T, 322) at 30 frames a second, no eyes, 50 expression coefficients.
 
-Its parts come from many data sets and do not agree on which way is up, so that is read off each clip's own pelvis, as is
-the heading. Hands are absolute: its tools draw them with the flat hand as the mean, and its AMASS part is AMASS's as it was.
+Its parts come from many data sets and do not agree on which way is up, so that is read off each clip's own pelvis, as
+is the heading. Hands are absolute: its tools draw them with the flat hand as the mean, and its AMASS part is AMASS's
+as it was.
 """
 
 from __future__ import annotations
@@ -10,13 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.clips.convention import (
-    UPRIGHT_FROM_CAMERA,
-    UPRIGHT_FROM_Z_UP,
-    build_clip,
-    face_forward,
-    turn,
-)
+from engine.clips.convention import UPRIGHT_FROM_CAMERA, UPRIGHT_FROM_Z_UP, build_clip, face_forward, turn
 from engine.clips.files import read_npy
 from engine.errors import InputError
 from engine.pose import PoseClip

@@ -1,8 +1,9 @@
 """BVH motion onto the SMPL-X skeleton: global rotations of bones, relative to a rest pose taken to the T-pose.
 
-The rest pose tells which way is up, left and forward, and how its arms and legs differ from a T-pose; a file whose bones
-stand in a T-pose gives the zero pose. Trunk, head, hands and feet are taken to be at rest as a person stands. The legs'
-length sets the scale, so steps fit the body whatever the unit. A rest pose that is no standing person is not understood.
+The rest pose tells which way is up, left and forward, and how its arms and legs differ from a T-pose; a file whose
+bones stand in a T-pose gives the zero pose. Trunk, head, hands and feet are taken to be at rest as a person stands.
+The legs' length sets the scale, so steps fit the body whatever the unit. A rest pose that is no standing person is
+not understood.
 """
 
 from __future__ import annotations
@@ -16,15 +17,7 @@ from engine.clips.convention import PELVIS, build_clip, face_forward
 from engine.clips.hands import HandSpace
 from engine.errors import InputError
 from engine.pose import PoseClip
-from engine.rotation import (
-    between,
-    inverse,
-    matrix_to_quaternion,
-    multiply,
-    quaternion_to_axis_angle,
-    rotate,
-    slerp,
-)
+from engine.rotation import between, inverse, matrix_to_quaternion, multiply, quaternion_to_axis_angle, rotate, slerp
 from engine.skeleton import JOINT_NAMES, LEFT_HAND, PARENTS, RIGHT_HAND
 
 LEG = 0.79  # metres, hip to ankle of the SMPL-X mean body
@@ -42,8 +35,8 @@ CALIBRATION_JUMP = np.radians(20.0)  # in one frame, and ten times what the next
 def retarget(bvh: Bvh, joints: Mapping[str, int]) -> PoseClip:
     """The motion as a clip that starts facing +Z over the origin. `joints`: our joint names to indices in `bvh`.
 
-    A first frame from which the second jumps away is a calibration pose, and is dropped. InputError where the rest pose is
-    not that of a standing person.
+    A first frame from which the second jumps away is a calibration pose, and is dropped. InputError where the rest pose
+    is not that of a standing person.
     """
     joints = _with_trunk(bvh, joints)
     rest = bvh.rest()
@@ -62,10 +55,7 @@ def retarget(bvh: Bvh, joints: Mapping[str, int]) -> PoseClip:
     )  # (T, 55, 4)
     poses = quaternion_to_axis_angle(local).reshape(len(local), -1)
     hands = HandSpace.relaxed()
-    for side, part, mean in (
-        ("left", LEFT_HAND, hands.mean_left),
-        ("right", RIGHT_HAND, hands.mean_right),
-    ):
+    for side, part, mean in (("left", LEFT_HAND, hands.mean_left), ("right", RIGHT_HAND, hands.mean_right)):
         if f"{side}_index1" not in joints and f"{side}_middle1" not in joints:
             poses[:, part] = mean
     transl = rotate(upright, places) * (LEG / _leg(bvh.source, rest, joints)) - PELVIS
@@ -146,10 +136,7 @@ def _upright(source: str, rest: np.ndarray, joints: Mapping[str, int]) -> np.nda
     left = _snapped(left - up * (up @ left))
     if not (np.linalg.norm(up) > 0 and np.linalg.norm(left) > 0):
         raise InputError(
-            source,
-            "OFFSET",
-            "a standing person at rest",
-            "shoulders, hips and knees in one line or place",
+            source, "OFFSET", "a standing person at rest", "shoulders, hips and knees in one line or place"
         )
     return matrix_to_quaternion(np.stack([left, up, np.cross(left, up)]))
 

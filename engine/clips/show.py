@@ -1,7 +1,8 @@
 """SHOW: a pickle of tensors, one dict or a list of one, at 30 frames a second, in camera coordinates.
 
-Hands are coefficients in the SMPL-X file's hand space, relative to its mean hand; without that file the coefficients mean
-nothing and the hands stay relaxed. The file keeps the camera's own place apart (`camera_transl`): it is left out.
+Hands are coefficients in the SMPL-X file's hand space, relative to its mean hand; without that file the coefficients
+mean nothing and the hands stay relaxed. The file keeps the camera's own place apart (`camera_transl`): it is left
+out.
 """
 
 from __future__ import annotations
@@ -19,13 +20,7 @@ from engine.errors import InputError
 from engine.pose import PoseClip
 
 FPS = 30.0
-PARTS = {
-    "global_orient": 3,
-    "body_pose_axis": 63,
-    "jaw_pose": 3,
-    "leye_pose": 3,
-    "reye_pose": 3,
-}  # in native order
+PARTS = {"global_orient": 3, "body_pose_axis": 63, "jaw_pose": 3, "leye_pose": 3, "reye_pose": 3}  # in native order
 
 
 def read_show(path: Path, hands: HandSpace | None = None) -> PoseClip:
@@ -40,33 +35,19 @@ def read_show(path: Path, hands: HandSpace | None = None) -> PoseClip:
     native = [_rows(source, value, name, dims, frames) for name, dims in PARTS.items()]
     left, right = (_rows(source, value, f"{side}_hand_pose", None, frames) for side in ("left", "right"))
     native.append((hands or HandSpace.relaxed()).absolute(source, left, right))
-    expressions, transl = (
-        _rows(source, value, "expression", None, frames),
-        _rows(source, value, "transl", 3, frames),
-    )
+    expressions, transl = (_rows(source, value, "expression", None, frames), _rows(source, value, "transl", 3, frames))
     betas = np.asarray(value.get("betas", np.zeros(0)))
     clip = build_clip(source, FPS, np.concatenate(native, 1), expressions, transl, betas)
     poses, transl = turn(clip.poses, clip.transl, UPRIGHT_FROM_CAMERA)
     return build_clip(source, FPS, poses, clip.expressions, transl, clip.betas)
 
 
-def _rows(
-    source: str,
-    values: dict[Any, Any],
-    name: str,
-    dims: int | None,
-    frames: int | None = None,
-) -> np.ndarray:
+def _rows(source: str, values: dict[Any, Any], name: str, dims: int | None, frames: int | None = None) -> np.ndarray:
     """The array `name` as (T, dims): SHOW writes some of them as (T, 1, dims)."""
     array = values.get(name)
     wanted = f"shape ({'T' if frames is None else frames}, {'n' if dims is None else dims})"
     if not isinstance(array, np.ndarray):
-        raise InputError(
-            source,
-            name,
-            wanted,
-            "nothing (it is missing)" if array is None else type(array).__name__,
-        )
+        raise InputError(source, name, wanted, "nothing (it is missing)" if array is None else type(array).__name__)
     rows = array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or dims not in (None, rows.shape[1]):
         raise InputError(source, name, wanted, f"{array.dtype} of shape {array.shape}")

@@ -1,9 +1,10 @@
 """Pickles read as data: a small machine for the opcodes that arrays and tensors need, which calls nothing.
 
-A global in a pickle stays a pair of words here; no module is imported and no object of the program is reachable. Applying
-one of a short list of words (`BUILDERS`) builds an array from bytes; applying any other is refused. Understands NumPy
-arrays (of NumPy 1 and 2, pickle protocols 2 to 5), and torch tensors without torch: pickled plainly, or by `torch.save` in
-its old or its zip form. Values come out as dict, list, tuple, numbers, text, bytes, None and NumPy arrays.
+A global in a pickle stays a pair of words here; no module is imported and no object of the program is reachable.
+Applying one of a short list of words (`BUILDERS`) builds an array from bytes; applying any other is refused.
+Understands NumPy arrays (of NumPy 1 and 2, pickle protocols 2 to 5), and torch tensors without torch: pickled
+plainly, or by `torch.save` in its old or its zip form. Values come out as dict, list, tuple, numbers, text, bytes,
+None and NumPy arrays.
 
 Sources: the opcodes, `pickletools` of the standard library; torch's containers, `torch/serialization.py` and
 `torch/_utils.py`.
@@ -33,7 +34,7 @@ STORAGE_DTYPES = {
 }  # fmt: skip
 
 
-class Refused(ValueError):
+class NotDataError(ValueError):
     """The pickle holds something that is not data."""
 
 
@@ -79,13 +80,13 @@ class Tensor:
     def array(self) -> np.ndarray:
         numbers = (self.offset, *self.size, *self.stride)
         if any(type(n) is not int or n < 0 for n in numbers) or len(self.size) != len(self.stride):
-            raise Refused("a tensor with odd sizes or strides")
+            raise NotDataError("a tensor with odd sizes or strides")
         if math.prod(self.size) > MOST_ELEMENTS:
-            raise Refused(f"a tensor of more than {MOST_ELEMENTS} elements")
+            raise NotDataError(f"a tensor of more than {MOST_ELEMENTS} elements")
         data = self.storage.data
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         if data is None or (math.prod(self.size) > 0 and last >= len(data)):
-            raise Refused("a tensor that reaches beyond its storage")
+            raise NotDataError("a tensor that reaches beyond its storage")
         if math.prod(self.size) == 0:
             return np.zeros(self.size, data.dtype)
         steps = [step * data.itemsize for step in self.stride]
@@ -103,21 +104,10 @@ def loads(where: str, data: bytes) -> Any:
         return plain(_load_old_torch(stream) if value == TORCH_MAGIC else value)
     except InputError:
         raise
-    except Refused as error:
-        raise InputError(
-            where,
-            "pickle",
-            "arrays and tensors",
-            str(error),
-            "nothing in it was executed",
-        ) from None
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can break any step of the machine
-        raise InputError(
-            where,
-            "pickle",
-            "an undamaged pickle",
-            f"{type(error).__name__}: {error}"[:120],
-        ) from None
+    except NotDataError as error:
+        raise InputError(where, "pickle", "arrays and tensors", str(error), "nothing in it was executed") from None
+    except Exception as error:  # a damaged pickle can break any step of the machine
+        raise InputError(where, "pickle", "an undamaged pickle", f"{type(error).__name__}: {error}"[:120]) from None
 
 
 def plain(value: Any, seen: dict[int, Any] | None = None) -> Any:
@@ -137,7 +127,7 @@ def plain(value: Any, seen: dict[int, Any] | None = None) -> Any:
     elif isinstance(value, dict):
         result = {key: plain(item, seen) for key, item in value.items()}
     elif isinstance(value, Global):
-        raise Refused(f"the name {value.module}.{value.name}"[:100])
+        raise NotDataError(f"the name {value.module}.{value.name}"[:100])
     seen[id(value)] = result
     return result
 
@@ -150,13 +140,7 @@ _PUSH = frozenset(
         "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
     )
 )  # fmt: skip
-_CONSTANTS: dict[str, Any] = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "MARK": _MARK,
-    "EMPTY_TUPLE": (),
-}
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _SILENT = frozenset(["PROTO", "FRAME", "STOP"])
 
@@ -220,12 +204,9 @@ class Machine:
                 word, module = _expect(stack.pop(), str), _expect(stack.pop(), str)
                 stack.append(Global(module, word))
             case "REDUCE":
-                arguments, function = (
-                    _expect(stack.pop(), tuple),
-                    _expect(stack.pop(), Global),
-                )
+                arguments, function = (_expect(stack.pop(), tuple), _expect(stack.pop(), Global))
                 if function not in BUILDERS:
-                    raise Refused(f"a call of {function.module}.{function.name}"[:100])
+                    raise NotDataError(f"a call of {function.module}.{function.name}"[:100])
                 stack.append(BUILDERS[function](*arguments))
             case "BUILD":
                 state = _expect(stack.pop(), tuple)
@@ -233,7 +214,7 @@ class Machine:
             case "BINPERSID":
                 stack.append(self._persistent(_expect(stack.pop(), tuple)))
             case _:
-                raise Refused(f"the opcode {name}")
+                raise NotDataError(f"the opcode {name}")
 
     def _since_mark(self) -> list[Any]:
         for place in range(len(self.stack) - 1, -1, -1):
@@ -241,14 +222,14 @@ class Machine:
                 items = self.stack[place + 1 :]
                 del self.stack[place:]
                 return items
-        raise Refused("a list without a beginning")
+        raise NotDataError("a list without a beginning")
 
     def _persistent(self, key: tuple[Any, ...]) -> Storage:
         if self.storage is None or len(key) not in (5, 6) or key[0] != "storage" or key[5:] not in ((), (None,)):
-            raise Refused("an object kept outside the file")
+            raise NotDataError("an object kept outside the file")
         _, kind, name, _, count = key[:5]
         if _expect(kind, Global).module not in ("torch", "torch.storage") or kind.name not in STORAGE_DTYPES:
-            raise Refused(f"numbers of the kind {kind.module}.{kind.name}"[:100])
+            raise NotDataError(f"numbers of the kind {kind.module}.{kind.name}"[:100])
         return self.storage(_expect(name, str), np.dtype(STORAGE_DTYPES[kind.name]), _expect(count, int))
 
 
@@ -256,16 +237,13 @@ def _load_zip(where: str, data: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         found = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         if not found:
-            raise Refused("a zip file without data.pkl")
+            raise NotDataError("a zip file without data.pkl")
         folder = found[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
-            raise Refused("a file from a big-endian machine")
+            raise NotDataError("a file from a big-endian machine")
 
         def storage(key: str, dtype: np.dtype[Any], count: int) -> Storage:
-            return Storage(
-                dtype,
-                np.frombuffer(read_member(where, archive, f"{folder}data/{key}"), dtype, count),
-            )
+            return Storage(dtype, np.frombuffer(read_member(where, archive, f"{folder}data/{key}"), dtype, count))
 
         return plain(Machine(storage).run(io.BytesIO(read_member(where, archive, found[0]))))
 
@@ -280,7 +258,7 @@ def _load_old_torch(stream: io.BytesIO) -> Any:
     Machine().run(stream)
     system = Machine().run(stream)
     if not _expect(system, dict).get("little_endian", True):
-        raise Refused("a file from a big-endian machine")
+        raise NotDataError("a file from a big-endian machine")
     value = Machine(storage).run(stream)
     for key in Machine().run(stream):
         count = int.from_bytes(stream.read(8), "little", signed=True)
@@ -288,14 +266,14 @@ def _load_old_torch(stream: io.BytesIO) -> Any:
         size = count * kind.itemsize
         data = stream.read(size) if 0 <= size <= MOST_ELEMENTS * 8 else b""
         if len(data) != size:
-            raise Refused("a storage that is cut short")
+            raise NotDataError("a storage that is cut short")
         storages[key].data = np.frombuffer(data, kind)
     return value
 
 
 def _expect(value: Any, kind: type[Any]) -> Any:
     if type(value) is not kind:
-        raise Refused(f"a {type(value).__name__} in the place of a {kind.__name__}")
+        raise NotDataError(f"a {type(value).__name__} in the place of a {kind.__name__}")
     return value
 
 
@@ -304,7 +282,7 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("latin1")
     if not isinstance(value, (bytes, bytearray)):
-        raise Refused(f"a {type(value).__name__} in the place of bytes")
+        raise NotDataError(f"a {type(value).__name__} in the place of bytes")
     return bytes(value)
 
 
@@ -315,12 +293,12 @@ def _set_state(target: Any, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state if len(state) == 5 else (None, *state)
         target.value = _numbers(data, _expect(dtype, Dtype).value, shape, "F" if fortran else "C")
     else:
-        raise Refused(f"a state for a {type(target).__name__}")
+        raise NotDataError(f"a state for a {type(target).__name__}")
 
 
 def _numbers(data: Any, dtype: np.dtype[Any], shape: Any, order: Any) -> np.ndarray:
     if isinstance(data, list):
-        raise Refused("an array of objects")
+        raise NotDataError("an array of objects")
     array = np.frombuffer(_bytes(data), dtype).reshape(_expect(shape, tuple), order="F" if order == "F" else "C")
     return np.asarray(array)
 
@@ -328,7 +306,7 @@ def _numbers(data: Any, dtype: np.dtype[Any], shape: Any, order: Any) -> np.ndar
 def _dtype(code: Any, *_: Any) -> Dtype:
     text = code.decode("ascii") if isinstance(code, bytes) else _expect(code, str)
     if not re.fullmatch(r"[<>=|]?(f[248]|[iu][1248]|b1)", text):
-        raise Refused(f"an array of {text!r}"[:60])
+        raise NotDataError(f"an array of {text!r}"[:60])
     return Dtype(np.dtype(text))
 
 
@@ -342,14 +320,14 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise Refused(f"bytes in {encoding!r}"[:60])
+        raise NotDataError(f"bytes in {encoding!r}"[:60])
     return str(_expect(text, str)).encode("latin1")
 
 
 def _storage(data: Any) -> Storage:
     stream = io.BytesIO(_bytes(data))
     if Machine().run(stream) != TORCH_MAGIC:
-        raise Refused("a storage in an unknown form")
+        raise NotDataError("a storage in an unknown form")
     storage: Storage = _expect(_load_old_torch(stream), Storage)
     return storage
 
