@@ -1,8 +1,8 @@
 """Poses in the one convention of this project.
 
 Native SMPL-X joint order, axis-angle in radians, metres, Y up, person facing +Z, hands absolute (the flat hand is
-zero). A frame carries the time at which it was captured, in nanoseconds on the sender's clock. It knows nothing of files or
-transports: those convert at the door.
+zero). A frame carries the time at which it was captured, in nanoseconds on the sender's clock. It knows nothing of
+files or transports: those convert at the door.
 """
 
 from __future__ import annotations

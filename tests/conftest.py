@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real input beside the repository, and the skip of GPU tests where there is none."""
+"""What all tests share: the folder of real input beside the repository, and the skip of GPU tests without a GPU."""
 
 from __future__ import annotations
 
