@@ -58,7 +58,7 @@ messages = st.one_of(
         head, part(165), part(100), part(3), st.none() | st.integers(1, 25).flatmap(lambda n: arrays(np.float32, n)),
     ).filter(lambda m: any(a is not None for a in (m.pose, m.expression, m.transl, m.betas))),
     st.builds(
-        lambda head, samples: SpeechMessage(*head, samples),
+        lambda head, samples: SpeechMessage(head[0], head[1], head[2], samples),
         head, st.integers(1, wire.MAX_SAMPLES).flatmap(lambda n: arrays(np.int16, n)),
     ),
 )  # fmt: skip
