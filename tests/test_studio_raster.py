@@ -157,9 +157,8 @@ def sphere(radius: float, centre: tuple[float, float, float], rings: int = 24) -
 
 def ball(radius: float, centre: tuple[float, float, float], **material: object) -> tuple[Part, np.ndarray]:
     points, faces = sphere(radius, centre)
-    return Part(
-        "ball", faces, np.zeros((1, 2), np.float32), np.zeros_like(faces), Material(**{**MATT, **material})
-    ), points  # type: ignore[arg-type]
+    surface = Material(**{**MATT, **material})  # type: ignore[arg-type]
+    return Part("ball", faces, np.zeros((1, 2), np.float32), np.zeros_like(faces), surface), points
 
 
 def test_the_side_in_shadow_is_darker_and_skin_bleeds_red() -> None:
@@ -224,7 +223,7 @@ def test_a_small_step_makes_a_small_change() -> None:
     part, points = square(base_color_texture=texture)
     renderer = Renderer(flat_camera(), [part], EVEN)
     one, _ = renderer.render([points])
-    other, _ = renderer.render([points + np.float32([0.002, 0, 0])])  # a sixteenth of a pixel
+    other, _ = renderer.render([points + np.array([0.002, 0, 0], np.float32)])  # a sixteenth of a pixel
     inner = np.s_[12:-12, 12:-12]
     assert np.abs(one[inner].astype(int) - other[inner]).mean() < 2.0
 
@@ -277,3 +276,8 @@ def test_shading_once_a_pixel_agrees_with_shading_more_samples() -> None:
     coarse, _ = paint(*scene, lights=news_studio(), supersample=2)
     fine, _ = paint(*scene, lights=news_studio(), supersample=5)
     assert np.abs(coarse.astype(int) - fine).mean() < 2.0
+
+
+def test_a_background_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match=r"studio: background: expected \(64, 64, 3\) uint8, got \(32, 32, 3\) uint8"):
+        Renderer(flat_camera(), [square()[0]], EVEN, studio_background(32))

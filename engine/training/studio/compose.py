@@ -33,20 +33,24 @@ def layer(heads, links, shaded, picture):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def resolve(samples, factor, background, image, alpha):  # type: ignore[no-untyped-def]
+def resolve(samples, factor, background, to_linear, to_srgb, image, alpha):  # type: ignore[no-untyped-def]
     """Samples (h * factor, w * factor, 4), premultiplied, to `image` (h, w, 3) and `alpha` (h, w) uint8.
 
-    The filter is a tent two pixels wide (a lens is no box), and `background` (h, w, 3) is linear.
+    The filter is a tent two pixels wide: a lens is no box. `background` (h, w, 3) uint8 shows where nothing covers it.
     """
     height, width = alpha.shape
+    top = to_srgb.shape[0] - 1
     reach = 2 * factor if factor > 1 else 1
     first = (reach - factor) // 2
-    weights = np.zeros(reach, np.float32)
+    weights = np.ones(reach, np.float32)
     for i in range(reach):
-        weights[i] = np.float32(1) - abs(i - first + 0.5 - 0.5 * factor) / factor if factor > 1 else np.float32(1)
+        if factor > 1:
+            weights[i] = np.float32(1) - abs(i - first + np.float32(0.5) - np.float32(0.5) * factor) / factor
+    total_colour = np.zeros(4, np.float32)
     for y in range(height):
         for x in range(width):
-            red = green = blue = cover = total = np.float32(0)
+            total = np.float32(0)
+            total_colour[:] = 0
             for i in range(reach):
                 sy = y * factor + i - first
                 if sy < 0 or sy >= samples.shape[0]:
@@ -57,23 +61,18 @@ def resolve(samples, factor, background, image, alpha):  # type: ignore[no-untyp
                         continue
                     weight = weights[i] * weights[j]
                     total += weight
-                    red += weight * samples[sy, sx, 0]
-                    green += weight * samples[sy, sx, 1]
-                    blue += weight * samples[sy, sx, 2]
-                    cover += weight * samples[sy, sx, 3]
-            rest = max(np.float32(1) - cover / total, np.float32(0))
-            image[y, x, 0] = _encode(red / total + rest * background[y, x, 0])
-            image[y, x, 1] = _encode(green / total + rest * background[y, x, 1])
-            image[y, x, 2] = _encode(blue / total + rest * background[y, x, 2])
-            alpha[y, x] = np.uint8(min(cover / total, np.float32(1)) * 255 + 0.5)
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _encode(value):  # type: ignore[no-untyped-def]
-    value = min(max(value, np.float32(0)), np.float32(1))
-    coded = (
-        value * np.float32(12.92)
-        if value <= 0.0031308
-        else np.float32(1.055) * value ** np.float32(1 / 2.4) - np.float32(0.055)
-    )
-    return np.uint8(coded * 255 + 0.5)
+                    for k in range(4):
+                        total_colour[k] += weight * samples[sy, sx, k]
+            if total_colour.max() <= 0:
+                alpha[y, x] = 0
+                for k in range(3):
+                    image[y, x, k] = background[y, x, k]
+                continue
+            cover = min(total_colour[3] / total, np.float32(1))
+            alpha[y, x] = np.uint8(cover * 255 + np.float32(0.5))
+            for k in range(3):
+                light = total_colour[k] / total + (np.float32(1) - cover) * to_linear[background[y, x, k]]
+                place = min(max(light, np.float32(0)), np.float32(1)) * top
+                below = min(int(place), top - 1)
+                coded = to_srgb[below] + (place - below) * (to_srgb[below + 1] - to_srgb[below])
+                image[y, x, k] = np.uint8(coded + np.float32(0.5))

@@ -80,12 +80,37 @@ def texture_lod(uv, f, area, levels, texture):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def draw(screen, faces, uv, face_surface, surfaces, texels, levels, counts, cull, perspective, nearest, ids):  # type: ignore[no-untyped-def]
+def solid_faces(uv, face_surface, surfaces, texels, levels, out):  # type: ignore[no-untyped-def]
+    """Marks in `out` (F,) the faces that no hole of their texture touches: they need no test, sample by sample."""
+    for f in range(uv.shape[0]):
+        row = face_surface[f]
+        texture = int(surfaces[row, TEXTURE])
+        out[f] = int(surfaces[row, MODE]) == OPAQUE
+        if int(surfaces[row, MODE]) != CUTOUT or texture < 0:
+            continue
+        first, height, width = levels[texture, 0, 0], levels[texture, 0, 1], levels[texture, 0, 2]
+        left, right = (
+            int(np.floor(min(uv[f, 0], uv[f, 2], uv[f, 4]) * width)) - 2,
+            int(max(uv[f, 0], uv[f, 2], uv[f, 4]) * width) + 2,
+        )
+        top, bottom = (
+            int(np.floor(min(uv[f, 1], uv[f, 3], uv[f, 5]) * height)) - 2,
+            int(max(uv[f, 1], uv[f, 3], uv[f, 5]) * height) + 2,
+        )
+        whole = True
+        for y in range(top, bottom + 1):
+            for x in range(left, right + 1):
+                whole = whole and texels[first + (y % height) * width + x % width, 3] >= 250
+        out[f] = whole
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def draw(screen, faces, uv, face_surface, surfaces, solid, texels, levels, counts, cull, perspective, nearest, ids):  # type: ignore[no-untyped-def]
     """Draws opaque faces and the solid core of cut-out ones into `nearest` (H, W) and, where it has a size, `ids`.
 
     Args:
         screen: (V, 3) sample x, y, nearness; faces: (F, 3); uv: (F, 6) the three corners' (u, v), v down.
-        face_surface: (F,) rows of `surfaces`, whose columns are named at the top of the module.
+        face_surface: (F,) rows of `surfaces`, whose columns are named at the top of the module; solid: (F,) untested.
         cull: leave out faces that turn away, unless their surface is double-sided.
         ids: (H, W) int32, the face that each sample shows; (0, 0) for a depth map.
     """
@@ -111,7 +136,7 @@ def draw(screen, faces, uv, face_surface, surfaces, texels, levels, counts, cull
         if area == 0 or (cull and area > 0 and surfaces[row, DOUBLE_SIDED] == 0):
             continue  # y points down, so faces that look at the eye have a negative area
         inverse = 1 / area
-        tested = mode == CUTOUT
+        tested = not solid[f]
         texture = int(surfaces[row, TEXTURE])
         lod = texture_lod(uv, f, area, levels, texture) if tested else 0.0
         for y in range(top, bottom + 1):
@@ -138,9 +163,10 @@ def draw(screen, faces, uv, face_surface, surfaces, texels, levels, counts, cull
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def collect(
-    screen, faces, uv, face_surface, surfaces, texels, levels, counts, nearest, heads, links, pixels, owners, depths
-):  # type: ignore[no-untyped-def]
+def collect(  # type: ignore[no-untyped-def]
+    screen, faces, uv, face_surface, surfaces, solid, texels, levels, counts, nearest, heads, links, pixels, owners,
+    depths,
+):  # fmt: skip
     """Gathers the see-through fragments before the z-buffer, per sample in a list sorted from far to near.
 
     Args:
@@ -155,7 +181,7 @@ def collect(
     for f in range(faces.shape[0]):
         row = face_surface[f]
         mode = int(surfaces[row, MODE])
-        if mode == OPAQUE:
+        if solid[f]:
             continue
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         na, nb, nc = screen[a, 2], screen[b, 2], screen[c, 2]

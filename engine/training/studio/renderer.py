@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.camera import Camera
+from engine.errors import InputError
 from engine.training.studio import compose, raster, shading
 from engine.training.studio.lights import Lights, light_matrix, sphere_directions
 from engine.training.studio.materials import Material
-from engine.training.studio.textures import PLAIN, SRGB, pack, srgb_to_linear
+from engine.training.studio.textures import PLAIN, SRGB, TO_SRGB, pack
 
 LAMP_TEXELS = 3.5  # shadow map texels across the softness of the sharpest lamp
 SKY_MAP = 128
@@ -75,10 +76,10 @@ class Renderer:
         room = max(height * width, 4096) * 3 // 2
         self._links, self._pixels, self._owners, self._spans = (np.empty(room, np.int32) for _ in range(4))
         self._depths, self._shaded = np.empty(room, np.float32), np.empty((room, 4), np.float32)
-        if background is None:
-            self._background = np.zeros((camera.height, camera.width, 3), np.float32)
-        else:
-            self._background = srgb_to_linear(background.astype(np.float32) / 255)
+        empty = np.zeros((camera.height, camera.width, 3), np.uint8)
+        if background is not None and (background.shape != empty.shape or background.dtype != np.uint8):
+            raise InputError("studio", "background", f"{empty.shape} uint8", f"{background.shape} {background.dtype}")
+        self._background = empty if background is None else np.ascontiguousarray(background)
 
     def _pack(self) -> None:
         """All parts as one list of triangles, one table of surfaces and one bank of textures."""
@@ -112,6 +113,10 @@ class Renderer:
         self._faces, self._uv = np.concatenate(faces), np.concatenate(corners)
         self._face_surface, self._surfaces = np.concatenate(owners), np.stack(surfaces)
         self._bank = pack(images, data)
+        self._solid = np.empty(len(self._faces), np.bool_)
+        raster.solid_faces(
+            self._uv, self._face_surface, self._surfaces, self._bank.texels, self._bank.levels, self._solid
+        )
         self._vertices, self._normals, self._ambient, self._screen = (
             np.zeros((first, 3), np.float32) for _ in range(4)
         )
@@ -154,8 +159,8 @@ class Renderer:
 
         bank = self._bank
         count = raster.collect(
-            self._screen, self._faces, self._uv, self._face_surface, self._surfaces, bank.texels, bank.levels,
-            bank.counts, self._nearest, self._heads, self._links, self._pixels, self._owners, self._depths,
+            self._screen, self._faces, self._uv, self._face_surface, self._surfaces, self._solid, bank.texels,
+            bank.levels, bank.counts, self._nearest, self._heads, self._links, self._pixels, self._owners, self._depths,
         )  # fmt: skip
         self._spans[:count] = 1
         self._shade(count)
@@ -163,7 +168,7 @@ class Renderer:
 
         image = np.empty((self.camera.height, self.camera.width, 3), np.uint8)
         alpha = np.empty((self.camera.height, self.camera.width), np.uint8)
-        compose.resolve(self._samples, self.supersample, self._background, image, alpha)
+        compose.resolve(self._samples, self.supersample, self._background, SRGB, TO_SRGB, image, alpha)
         return image, alpha
 
     def _draw(self, nearest: np.ndarray, ids: np.ndarray, parallel: bool) -> None:
@@ -171,8 +176,8 @@ class Renderer:
         ids[:] = -1
         bank = self._bank
         raster.draw(
-            self._screen, self._faces, self._uv, self._face_surface, self._surfaces, bank.texels, bank.levels,
-            bank.counts, not parallel, not parallel, nearest, ids,
+            self._screen, self._faces, self._uv, self._face_surface, self._surfaces, self._solid, bank.texels,
+            bank.levels, bank.counts, not parallel, not parallel, nearest, ids,
         )  # fmt: skip
 
     def _cast_shadows(self) -> None:

@@ -21,7 +21,7 @@ from engine.training.studio.materials import (
     SHEEN,
     SKIN,
     SPECULAR,
-)  # fmt: skip
+)
 from engine.training.studio.raster import CUT, CUTOUT, MODE, OPAQUE, TEXTURE, WET
 from engine.training.studio.textures import FAST, sample
 

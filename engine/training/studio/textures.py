@@ -34,6 +34,7 @@ def linear_to_srgb(value: np.ndarray) -> np.ndarray:
 
 PLAIN = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float32)
 SRGB = srgb_to_linear(PLAIN)
+TO_SRGB = (linear_to_srgb(np.linspace(0, 1, 8192)) * 255).astype(np.float32)  # linear light in steps of 1/8191
 
 
 def read_texture(path: Path) -> np.ndarray:
@@ -102,7 +103,7 @@ def _halve(picture: np.ndarray) -> np.ndarray:
     rows, columns = max(height // 2, 1), max(width // 2, 1)
     tall, wide = (2 if height > 1 else 1), (2 if width > 1 else 1)
     cut = picture[: rows * tall, : columns * wide]
-    return cut.reshape(rows, tall, columns, wide, picture.shape[2]).mean(axis=(1, 3))
+    return np.asarray(cut.reshape(rows, tall, columns, wide, picture.shape[2]).mean(axis=(1, 3)))
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
