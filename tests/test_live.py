@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -287,3 +288,25 @@ def test_appearance_comes_from_a_picture_or_ready_made(tmp_path: Path) -> None:
         appearance(avatar, None, "body", guided=False)
     with pytest.raises(InputError, match=r"appearance\.head"):
         appearance(an_avatar(), None, "head", guided=False)
+
+
+def test_the_pipeline_paints_what_the_engine_paints(body: Body) -> None:
+    from streaming.pipeline import Pipeline
+
+    fed = paint(LiveEngine(an_avatar(), networks(2), context=1, body=body), 4)
+    piped: list[Picture] = []
+    came = threading.Semaphore(0)
+
+    def on_picture(picture: Picture) -> None:
+        piped.append(picture)
+        came.release()
+
+    pipeline = Pipeline(LiveEngine(an_avatar(), networks(2), context=1, body=body), on_picture)
+    pipeline.start()
+    for i in range(4):
+        pipeline.submit(pose_frame(i * 40_000_000, i))
+        assert came.acquire(timeout=30)
+    assert pipeline.stop()
+    for a, b in zip(fed, piped, strict=True):
+        assert np.array_equal(a.image, b.image)
+        assert (a.index, a.capture_ns, list(a.stage_ns)) == (b.index, b.capture_ns, list(b.stage_ns))
