@@ -1,4 +1,4 @@
-"""The SMPL-X body, live: linear blend skinning in numba from any SMPLX_*.npz, equal to the `smplx` package within 1e-5 m.
+"""The SMPL-X body, live: linear blend skinning in numba from any SMPLX_*.npz, equal to the `smplx` package to 1e-5 m.
 
     T(b, e, p) = W( template + shape(b) + expression(e) + correctives(p), joints(b, e), p )      SMPL-X, eq. 1 and 2
     (Pavlakos et al. 2019; hands absolute, so the flat hand is zero; no hand mean is added)

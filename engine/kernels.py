@@ -1,7 +1,7 @@
 """How this project compiles its inner loops: one typed door to numba.
 
-Every kernel runs without the interpreter lock on one thread and is cached on disk, so that a stage's thread costs the others
-nothing and only the first run of an installation compiles. Kernels know arrays and scalars, no objects.
+Every kernel runs without the interpreter lock on one thread and is cached on disk, so that a stage's thread costs the
+others nothing and only the first run of an installation compiles. Kernels know arrays and scalars, no objects.
 """
 
 from __future__ import annotations
@@ -19,17 +19,12 @@ CAREFUL = frozenset({"contract", "arcp", "nsz"})
 FAST = frozenset({"contract", "arcp", "nsz", "reassoc", "afn", "nnan", "ninf"})
 
 
-def kernel(fastmath: frozenset[str] = CAREFUL, inline: bool = False) -> Callable[[F], F]:
-    """Compile the decorated function on its first call; `inline` merges it into its callers (for small helpers)."""
+def kernel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], F]:
+    """Compile the decorated function on its first call."""
 
     def compile_lazily(function: F) -> F:
-        compiled: F = numba.njit(
-            function,
-            cache=True,
-            nogil=True,
-            fastmath=set(fastmath),
-            inline="always" if inline else "never",
-        )
+        # A division that may raise is a branch, and a branch keeps a loop from becoming vector instructions.
+        compiled: F = numba.njit(function, cache=True, nogil=True, fastmath=set(fastmath), error_model="numpy")
         return compiled
 
     return compile_lazily
