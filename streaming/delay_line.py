@@ -27,7 +27,7 @@ class DelayLineSettings:
     dead_band_ns: int = 2 * MS  # an error below this starts no slewing
     settle_ns: int = NS // 2  # error is smoothed over and corrected within about this time
     gap_ns: int = 80 * MS  # capture times that differ more than this from the count of samples are a gap or a restart
-    jump_ns: int = 40 * MS  # an error above this is jumped in the next pause
+    jump_ns: int = 30 * MS  # an error above this is jumped in the next pause
     hopeless_ns: int = 500 * MS  # an error above this is jumped at once
     quiet: int = 330  # peak below which speech pauses, -40 dBFS
     fade: int = 240  # samples of every crossfade, 5 ms
@@ -175,9 +175,10 @@ class DelayLine:
             self.counters.late += round(segment.start - self._at)
             self._at = float(segment.start)
             return self._leave()
-        advance = self._advance(segment, count, wanted_ns)
-        if self._misplaced(segment):
+        off = segment.index_at(wanted_ns) - self._at  # samples that the reader is behind, now
+        if self._misplaced(segment, off):
             return self._leave()
+        advance = self._advance(off, count)
         ready = min(count, int((segment.end - self._at) * count / advance))
         if ready <= 0:
             self.counters.underruns += segment is self._segments[-1]
@@ -196,10 +197,10 @@ class DelayLine:
         self.counters.slewed += abs(moved - ready)
         return ready
 
-    def _advance(self, segment: _Segment, count: int, wanted_ns: int) -> float:
+    def _advance(self, off: float, count: int) -> float:
         """How far the reader goes in the next `count` samples: as many, a few more where behind, fewer where ahead."""
         share = min(1.0, count / self._settle)
-        self._error += (segment.index_at(wanted_ns) - self._at - self._error) * share
+        self._error += (off - self._error) * share
         size = abs(self._error)
         self._slewing = size > self._dead_band or (self._slewing and size > self._dead_band / 8)
         most = self.settings.max_slew * count
@@ -208,14 +209,14 @@ class DelayLine:
         whole = round(self._at + advance) - self._at  # to whole samples wherever the limit allows
         return whole if abs(whole - count) <= most else advance
 
-    def _misplaced(self, segment: _Segment) -> bool:
+    def _misplaced(self, segment: _Segment, off: float) -> bool:
         """Whether the reader is so far off that it should jump, and may."""
         if abs(self._error) > self._hopeless:
             self.counters.forced_jumps += 1
             return True
-        if abs(self._error) <= self._jump:
+        if abs(off) <= self._jump:
             return False
-        ends = sorted((self._at, self._at + self._error))
+        ends = sorted((self._at, self._at + off))
         if not self._quiet(segment, int(ends[0]), int(ends[1]) + self.settings.fade):
             return False
         self.counters.jumps += 1

@@ -25,7 +25,7 @@ class PacerSettings:
     most_ns: int = 2 * NS
     slew: float = 0.004  # nanoseconds per nanosecond while speech runs; `DelayLine` follows up to 0.005
     dead_band_ns: int = 5 * MS  # a wish nearer than this moves nothing
-    slack_ns: int = 15 * MS  # a picture may be shown this much early or late to give each its own tick
+    slack_ns: int = 18 * MS  # about half a tick: a picture may be so early or late to have a tick of its own
     capacity: int = 32  # pictures waiting
 
 

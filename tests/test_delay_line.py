@@ -122,8 +122,8 @@ def test_a_restarted_source_with_older_times_is_taken_up() -> None:
 @pytest.mark.parametrize("ppm", [-200, 200])
 def test_drift_never_accumulates(ppm: int) -> None:
     """An hour of a source whose 48 kHz are wrong by 200 ppm: 720 ms of drift, were it not for the slewing."""
-    line, worst, per, pushed, capture = DelayLine(), 0.0, 4800, 0, 0
-    for k in range(36_000):
+    line, worst, per, pushed, capture = DelayLine(), 0.0, 9600, 0, 0
+    for k in range(18_000):
         play_ns = k * per * NS // SAMPLE_RATE
         while capture <= play_ns:
             line.push(np.zeros((per, 1), np.int16), capture)
@@ -143,7 +143,7 @@ event = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(events=st.lists(event, min_size=5, max_size=60), pull=st.integers(64, 3000))
 def test_whatever_the_source_does_there_is_no_click_and_no_error(events: list[tuple[str, int, int]], pull: int) -> None:
     hertz = 150.0
