@@ -88,7 +88,7 @@ class Player:
         return interpolate(self.clip.frame(left, begin_ns), self.clip.frame(right, begin_ns), now_ns)
 
     def _seam(self) -> int:
-        """Longer the farther the last pose is from the first, up to a quarter of the round; at least from that pose on."""
+        """Longer the farther the last pose is from the first, up to a quarter of the round; and no pause before it."""
         apart = Difference.between(self.clip.frame(len(self.clip) - 1), self.clip.frame(0))
         seam_ns = min(max(SEAM_NS, apart.fade_ns(ConcealmentSettings())), self.period_ns // 4)
         return max(seam_ns, self.period_ns - self._last_ns)
