@@ -17,7 +17,7 @@ from engine.standin import EXPRESSION_NAMES, FULL_ACTIVATION
 from engine.training.studio.makehuman import Garment, Mesh, read_face_units, read_garment
 from engine.training.studio.renderer import Part
 from engine.training.studio.rig import HELPED, Skin, expression_moves, find_skeleton, merge_weights, unpose
-from engine.training.studio.shading import Material
+from engine.training.studio.materials import Material
 from engine.training.studio.standin_mesh import Base
 from engine.training.studio.textures import read_texture
 
@@ -39,7 +39,8 @@ class Identity:
 
 
 ANCHORS = {
-    "noah": Identity("noah", "caucasian-male", "young_lightskinned_male_diffuse2", "male_elegantsuit01", "short02"),
+    "noah": Identity("noah", "caucasian-male", "young_lightskinned_male_diffuse", "male_elegantsuit01", "short01", "blue", "009",
+                     hair_color=(0.62, 0.52, 0.46)),
     "ada": Identity("ada", "caucasian-female", "young_lightskinned_female_diffuse", "female_elegantsuit01", "bob01", "green", "009"),
     "amara": Identity("amara", "african-female", "young_darkskinned_female_diffuse", "female_casualsuit02", "bob02", "brown", "003"),
     "kofi": Identity("kofi", "african-male", "young_darkskinned_male_diffuse", "male_casualsuit04", "short04", "brown", "006"),
@@ -138,7 +139,7 @@ def _wardrobe(assets: Path, identity: Identity, suit: Garment) -> list[tuple[str
     return [
         ("suit", suit, cloth),
         ("teeth", read_garment(assets / "teeth" / "teeth_base.mhclo"),
-         Material(read_texture(assets / "teeth" / "teeth.png"), (0.62, 0.58, 0.54), roughness=0.25, specular=0.05)),
+         Material(read_texture(assets / "teeth" / "teeth.png"), (2.0, 1.85, 1.65), roughness=0.25, specular=0.05)),
         ("tongue", read_garment(assets / "tongue" / "tongue01.mhclo"),
          Material(read_texture(assets / "tongue" / "tongue01_diffuse.png"), (0.6, 0.5, 0.5), roughness=0.4)),
         ("eyes", read_garment(assets / "eyes" / "high-poly.mhclo"),
