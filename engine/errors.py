@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Python sets a traceback on it
 class InputError(Exception):
     """Bad input from outside (a file, an option, a message).
 

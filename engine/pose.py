@@ -8,7 +8,7 @@ files or transports: those convert at the door.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -62,6 +62,13 @@ class PoseClip:
         """Sample `index` with its capture time, counted from `start_ns`."""
         time_ns = start_ns + round(index * 1e9 / self.fps)
         return PoseFrame(time_ns, self.poses[index], self.expressions[index], self.transl[index])
+
+    def first(self, seconds: float) -> PoseClip:
+        """The beginning of the clip, at least one sample of it."""
+        count = max(1, round(seconds * self.fps))
+        return replace(
+            self, poses=self.poses[:count], expressions=self.expressions[:count], transl=self.transl[:count]
+        )
 
     def frames(self, start_ns: int = 0) -> Iterator[PoseFrame]:
         """All samples in order."""

@@ -1,0 +1,149 @@
+"""What this machine has, what each thing means for the frame rate, and what to install. It looks; it changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from export.runtime import describe
+
+State = Literal["ok", "note", "missing"]
+
+# what a CPU can do in hardware, fastest first, and what it does for the networks
+CPU_FEATURES = {
+    "amx_bf16": "matrix units: bf16 networks run several times as fast as f32",
+    "avx512_bf16": "bf16 networks run about twice as fast as f32",
+    "avx512f": "wide vectors, f32 only",
+    "avx2": "vectors, f32 only: expect to miss 25 frames a second on two cores",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `todo` is a command or an act, empty where nothing is to be done."""
+
+    topic: str
+    name: str
+    state: State
+    found: str
+    means: str
+    todo: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything there is to say about this machine, by topic."""
+    return [*_machine(), *_runtimes(), *_gpu(), *_encoders(), *_network(), *_programs()]
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("machine", "python", "ok", platform.python_version(), platform.platform())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    enough = cores >= 2
+    yield Finding(
+        "machine", "cores", "ok" if enough else "note", str(cores),
+        "networks, encoder and streaming share them" if enough else "one core is too few for 25 frames a second",
+    )  # fmt: skip
+    model, flags = _cpu()
+    best = next((name for name in CPU_FEATURES if name in flags), None)
+    yield Finding(
+        "machine", "cpu", "ok" if best in ("amx_bf16", "avx512_bf16") else "note", f"{model}; {best or 'no known vectors'}",
+        CPU_FEATURES[best] if best else "the networks will be slow; measure with liveanchor render",
+    )  # fmt: skip
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """Model name and feature flags; empty where the system does not tell."""
+    with contextlib.suppress(OSError):
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+        return facts.get("model name", platform.processor()), set(facts.get("flags", "").split())
+    return platform.processor() or platform.machine(), set()
+
+
+def _runtimes() -> Iterator[Finding]:
+    for info in describe():
+        state: State = "ok" if info.version else "missing" if info.chosen else "note"
+        yield Finding("runtime", info.name, state, info.version or "not installed", info.note, info.install)
+
+
+def _gpu() -> Iterator[Finding]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        yield Finding("gpu", "nvidia", "note", "none", "everything runs on the CPU; the bundled avatar is made for that")
+        return
+    query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    for line in answer.stdout.splitlines() or [answer.stderr.strip()[:80]]:
+        yield Finding("gpu", "nvidia", "note", line, "GPU runtimes are not part of this release yet: the CPU is used")
+
+
+def _encoders() -> Iterator[Finding]:
+    import av
+
+    yield Finding("encoder", "PyAV", "ok", av.__version__, "brings FFmpeg's encoders with it")
+    for codec, means in (
+        ("libx264", "H.264 for viewers and files"),
+        ("libvpx", "VP8 for viewers without H.264"),
+        ("libopus", "speech for viewers"),
+        ("h264_nvenc", "H.264 on an NVIDIA GPU; not used yet"),
+    ):
+        try:
+            av.codec.Codec(codec, "w")
+            yield Finding("encoder", codec, "ok", "available", means)
+        except av.codec.codec.UnknownCodecError:
+            optional = codec == "h264_nvenc"
+            todo = "" if optional else "pip install --force-reinstall av"
+            yield Finding("encoder", codec, "note" if optional else "missing", "not there", means, todo)
+    yield Finding("encoder", "aiortc", "ok", metadata.version("aiortc"), "WebRTC to viewers")
+
+
+def _network() -> Iterator[Finding]:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+            here.bind(("127.0.0.1", 0))
+            here.settimeout(1)
+            there.sendto(b"?", here.getsockname())
+            here.recv(1)
+        yield Finding("network", "udp", "ok", "datagrams arrive on 127.0.0.1", "WebRTC and live poses can flow on this machine")
+    except OSError as error:
+        yield Finding(
+            "network", "udp", "missing", error.strerror or str(error), "neither WebRTC nor live poses by UDP can work",
+            "allow UDP on the loopback in the firewall",
+        )  # fmt: skip
+    outward = _outward_address()
+    yield Finding(
+        "network", "address", "ok" if outward else "note", outward or "loopback only",
+        "other machines reach viewers' UDP ports here" if outward else "viewers on other machines cannot be reached",
+    )  # fmt: skip
+    yield Finding("network", "udp ports", "ok", _port_range(), "each viewer takes one or two UDP ports of this range")
+
+
+def _outward_address() -> str:
+    """The address that packets to the world would carry; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # TEST-NET-1: never routed (RFC 5737)
+        return str(probe.getsockname()[0])
+    return ""
+
+
+def _port_range() -> str:
+    with contextlib.suppress(OSError):
+        return "-".join(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    return "the system's ephemeral range"
+
+
+def _programs() -> Iterator[Finding]:
+    found = shutil.which("flite")
+    yield Finding(
+        "program", "flite", "ok" if found else "note", found or "not installed",
+        "only needed to make a new talking clip", "" if found else "apt install flite",
+    )  # fmt: skip
