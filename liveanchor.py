@@ -1,6 +1,6 @@
 """LiveAnchor's public names, loaded when they are first used, and the command `liveanchor`.
 
-    from liveanchor import Avatar, LiveEngine, load_networks, read_clip
+from liveanchor import Avatar, LiveEngine, load_networks, read_clip
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLIC = {
     "load_networks": "export.runtime:load", "open_show": "streaming.opening", "read_clip": "engine.clips",
     "resample": "engine.resample", "standin_path": "engine.standin", "write_clip": "engine.clips",
 }  # fmt: skip
-__all__ = [*_PUBLIC, "main"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, "main"]
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +51,8 @@ ClipFormat = Annotated[
     str | None, typer.Option("--format", help="The clip's format where it cannot be told from the file: talkshow, show, beat2, amass, motionx, bvh.")
 ]  # fmt: skip
 BoneMap = Annotated[
-    Path | None, typer.Option(help="BVH: a TOML file with lines like  left_wrist = 'L_Hand'  for a skeleton of your own.")
+    Path | None,
+    typer.Option(help="BVH: a TOML file with lines like  left_wrist = 'L_Hand'  for a skeleton of your own."),
 ]
 AvatarFolder = Annotated[Path | None, typer.Option("--avatar", help="Avatar folder; the bundled anchor by default.")]
 BodyFile = Annotated[Path | None, typer.Option("--body", help="Your own SMPLX_*.npz; the stand-in body by default.")]
@@ -75,8 +76,12 @@ def _options(
 
 @app.command(epilog="Examples:  liveanchor serve --port 8080   |   liveanchor serve --pose dance.bvh --udp-port 9000")
 def serve(
-    pose: Annotated[Path | None, typer.Option(help="Clip to play; the bundled one by default. Live motion takes over.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="Sound that belongs to the clip: any file that FFmpeg reads.")] = None,
+    pose: Annotated[
+        Path | None, typer.Option(help="Clip to play; the bundled one by default. Live motion takes over.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Sound that belongs to the clip: any file that FFmpeg reads.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; a free one by default.")] = None,
     udp_port: Annotated[int | None, typer.Option(help="UDP port for live poses; none by default.")] = None,
@@ -90,7 +95,9 @@ def serve(
     threads: Threads = None,
     steps: Steps = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")
+    ] = None,
 ) -> None:
     """Show the anchor in a browser, live over WebRTC, driven by a clip or by live motion capture.
 
@@ -111,7 +118,9 @@ def serve(
     run(server, settings.host, settings.port, ready=lambda url: typer.echo(f"The anchor is at {url}   (Ctrl-C ends)"))
 
 
-@app.command(epilog="Examples:  liveanchor send clip.npz --to ws://127.0.0.1:8080/pose   |   liveanchor send a.bvh --to udp://127.0.0.1:9000")
+@app.command(
+    epilog="Examples:  liveanchor send clip.npz --to ws://127.0.0.1:8080/pose   |   liveanchor send a.bvh --to udp://127.0.0.1:9000"
+)
 def send(
     clip: Annotated[Path, typer.Argument(help="SMPL-X or BVH clip.")],
     to: Annotated[str, typer.Option(help="ws://HOST:PORT/pose or udp://HOST:PORT.")],
@@ -133,10 +142,14 @@ def send(
         task = bar.add_task("sending", total=None if loop else round(poses.seconds, 1))
         report = lambda p: bar.update(task, completed=round(p.seconds, 1))  # noqa: E731
         done = asyncio.run(replay(poses, speech, to, loop=loop, on_progress=report))
-    typer.echo(f"sent {done.frames} poses and {done.speech} pieces of speech, {done.skipped} skipped, {done.refused} refused")
+    typer.echo(
+        f"sent {done.frames} poses and {done.speech} pieces of speech, {done.skipped} skipped, {done.refused} refused"
+    )
 
 
-@app.command(epilog="Examples:  liveanchor render -o anchor.mp4   |   liveanchor render talk.npz --audio talk.wav -o talk.mp4")
+@app.command(
+    epilog="Examples:  liveanchor render -o anchor.mp4   |   liveanchor render talk.npz --audio talk.wav -o talk.mp4"
+)
 def render(
     clip: Annotated[Path | None, typer.Argument(help="SMPL-X or BVH clip; the bundled one by default.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .mp4, .mov or .mkv.")] = Path("anchor.mp4"),
@@ -210,8 +223,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 @app.command(name="export", epilog="Example:  liveanchor export --avatar my-avatar")
 def export_command(avatar: AvatarFolder = None) -> None:
     """Turn an avatar's networks into graphs that the runtimes load. Needs the extra [train]."""
-    from engine.avatar import bundled_avatar
     from export.graphs import export_avatar
+
+    from engine.avatar import bundled_avatar
 
     export_avatar(avatar or bundled_avatar())
 
@@ -219,7 +233,14 @@ def export_command(avatar: AvatarFolder = None) -> None:
 def _progress(what: str, unit: str) -> Progress:
     """A bar with time left, on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),

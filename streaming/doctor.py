@@ -78,7 +78,9 @@ def _runtimes() -> Iterator[Finding]:
 def _gpu() -> Iterator[Finding]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        yield Finding("gpu", "nvidia", "note", "none", "everything runs on the CPU; the bundled avatar is made for that")
+        yield Finding(
+            "gpu", "nvidia", "note", "none", "everything runs on the CPU; the bundled avatar is made for that"
+        )
         return
     query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
@@ -108,12 +110,17 @@ def _encoders() -> Iterator[Finding]:
 
 def _network() -> Iterator[Finding]:
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+        ):
             here.bind(("127.0.0.1", 0))
             here.settimeout(1)
             there.sendto(b"?", here.getsockname())
             here.recv(1)
-        yield Finding("network", "udp", "ok", "datagrams arrive on 127.0.0.1", "WebRTC and live poses can flow on this machine")
+        yield Finding(
+            "network", "udp", "ok", "datagrams arrive on 127.0.0.1", "WebRTC and live poses can flow on this machine"
+        )
     except OSError as error:
         yield Finding(
             "network", "udp", "missing", error.strerror or str(error), "neither WebRTC nor live poses by UDP can work",

@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("engine", "export", "streaming", "bench")  # each may import itself and those before it
-TRAINING_ONLY = {"torch", "diffusers", "transformers", "accelerate", "scipy", "PIL", "smplx", "trimesh", "onnx", "onnxscript"}
+TRAINING_ONLY = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "scipy",
+    "PIL",
+    "smplx",
+    "trimesh",
+    "onnx",
+    "onnxscript",
+}
 MAY_TRAIN = ("engine/networks/", "engine/training/", "export/graphs", "export/verify", "export/__main__", "bench/")
 
 
@@ -33,7 +44,12 @@ def imports(path: Path, *, only_at_top: bool = False) -> Iterator[str]:
 @pytest.mark.parametrize("room", ORDER)
 def test_imports_run_downwards(room: str) -> None:
     above = set(ORDER[ORDER.index(room) + 1 :]) | {"liveanchor", "tests"}
-    wrong = [(path.relative_to(ROOT), name) for path in sorted((ROOT / room).rglob("*.py")) for name in imports(path) if name in above]
+    wrong = [
+        (path.relative_to(ROOT), name)
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for name in imports(path)
+        if name in above
+    ]
     assert not wrong
 
 
@@ -59,5 +75,7 @@ def test_serving_loads_no_training_library() -> None:
 
 
 def test_files_fit_in_a_head() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500}
+    long = {
+        str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500
+    }
     assert not long

@@ -15,9 +15,9 @@ from engine.rotation import axis_angle_to_matrix, axis_angle_to_quaternion, quat
 from engine.skeleton import JOINTS, PARENTS, joint_index, joint_slice
 from engine.standin import EXPRESSION_NAMES, FULL_ACTIVATION
 from engine.training.studio.makehuman import Garment, Mesh, read_face_units, read_garment
+from engine.training.studio.materials import Material
 from engine.training.studio.renderer import Part
 from engine.training.studio.rig import HELPED, Skin, expression_moves, find_skeleton, merge_weights, unpose
-from engine.training.studio.materials import Material
 from engine.training.studio.standin_mesh import Base
 from engine.training.studio.textures import read_texture
 

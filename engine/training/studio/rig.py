@@ -108,7 +108,10 @@ def find_skeleton(rig: Rig, vertices: np.ndarray) -> Skeleton:
     rest = np.stack([rig.head(_BONES[name], vertices) for name in JOINT_NAMES])
     turns = np.stack([np.eye(3)] * JOINTS)
     for side, outward in (("left", 1.0), ("right", -1.0)):
-        at = {name: rest[joint_index(f"{side}_{name}")] for name in ("shoulder", "elbow", "wrist", "middle1", "index1", "pinky1")}
+        at = {
+            name: rest[joint_index(f"{side}_{name}")]
+            for name in ("shoulder", "elbow", "wrist", "middle1", "index1", "pinky1")
+        }
         out = np.array([outward, 0.0, 0.0])
         shoulder = _shortest(at["elbow"] - at["shoulder"], out)
         hand = _frame(out, [0, 0, 1.0]) @ _frame(at["middle1"] - at["wrist"], at["index1"] - at["pinky1"]).T
@@ -158,7 +161,10 @@ def expression_moves(rig: Rig, vertices: np.ndarray, units: dict[str, dict[str, 
     for column, bone in enumerate(bones):
         np.add.at(dense[:, column], *rig.weights[bone])
     needed = {unit for parts in _UNITS.values() for unit in parts}
-    moves = {unit: _skin_by_bones(rig, bones, dense, vertices, units[unit]) - vertices * dense.sum(1)[:, None] for unit in needed}
+    moves = {
+        unit: _skin_by_bones(rig, bones, dense, vertices, units[unit]) - vertices * dense.sum(1)[:, None]
+        for unit in needed
+    }
     return np.stack([sum(share * moves[unit] for unit, share in _UNITS[name].items()) for name in EXPRESSION_NAMES])  # type: ignore[misc]
 
 
@@ -174,9 +180,7 @@ def _skin_by_bones(
         else:
             turn[bone] = turn[parent] @ local.get(bone, np.eye(3))
             place[bone] = place[parent] + turn[parent] @ (head - rig.head(parent, vertices))
-    transforms = np.stack(
-        [np.c_[turn[b], place[b] - turn[b] @ rig.head(b, vertices)] for b in bones]
-    )  # (bones, 3, 4)
+    transforms = np.stack([np.c_[turn[b], place[b] - turn[b] @ rig.head(b, vertices)] for b in bones])  # (bones, 3, 4)
     blend = np.tensordot(dense, transforms, 1)  # (V, 3, 4)
     return np.asarray(np.einsum("vab,vb->va", blend[:, :, :3], vertices) + blend[:, :, 3])
 

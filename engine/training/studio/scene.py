@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 
 import numpy as np
 
@@ -17,9 +19,9 @@ from engine.clips import write_clip
 from engine.errors import InputError
 from engine.pose import PoseClip
 from engine.training.dataset import ClipFields, SplitFields
+from engine.training.studio.lights import news_studio
 from engine.training.studio.person import ANCHORS, Person
 from engine.training.studio.renderer import Renderer
-from engine.training.studio.lights import news_studio
 from engine.training.studio.standin_mesh import PEOPLE
 from engine.training.studio.textures import studio_background
 
@@ -77,41 +79,48 @@ def film(
     )  # fmt: skip
     (out / "clip.toml").write_text(toml.dumps(fields), encoding="utf-8")
     todo = np.nonzero(~done)[0]
-    start, total = len(motion) - len(todo), len(motion)
+    count, total = len(motion) - len(todo), len(motion)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _enter, (take, out, motion)) as pool:
-        for count, _ in enumerate(pool.imap_unordered(_render, todo, chunksize=8), start + 1):
+    finished: Queue[int] = context.Queue()
+    shares = [todo[first::workers] for first in range(workers)]
+    processes = [context.Process(target=_render, args=(take, out, motion, share, finished)) for share in shares]
+    for process in processes:
+        process.start()
+    try:
+        while count < total:
+            _wait(finished, processes)
+            count += 1
             if progress:
                 progress(count, total)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
-@dataclass
-class _Worker:
-    person: Person
-    renderer: Renderer
-    motion: PoseClip
-    frames: np.ndarray
-    done: np.ndarray
+def _wait(finished: Queue[int], processes: Sequence[BaseProcess]) -> None:
+    """Until one more picture is done; RuntimeError where a process died over it."""
+    while True:
+        try:
+            finished.get(timeout=1.0)
+            return
+        except Empty:
+            if any(process.exitcode for process in processes):
+                raise RuntimeError("a rendering process died; its reason stands above") from None
 
 
-_workers: list[_Worker] = []  # one a process: Pool hands its workers nothing but globals
-
-
-def _enter(take: Take, out: Path, motion: PoseClip) -> None:
-    os.environ["NUMBA_NUM_THREADS"] = "1"
+def _render(take: Take, out: Path, motion: PoseClip, share: np.ndarray, finished: Queue[int]) -> None:
+    """Renders the samples `share` into the folder's arrays: one process's work."""
     person = Person(take.assets, ANCHORS[take.identity])
     backdrop = studio_background(take.size) if take.backdrop else None
     renderer = Renderer(studio_camera(take.size), person.parts, news_studio(), backdrop)
     frames = np.lib.format.open_memmap(out / "frames.npy", "r+")
-    _workers.append(_Worker(person, renderer, motion, frames, np.lib.format.open_memmap(out / "done.npy", "r+")))
-
-
-def _render(index: int) -> None:
-    worker = _workers[0]
-    motion = worker.motion
-    parts = worker.person.vertices(motion.poses[index], motion.expressions[index], motion.transl[index])
-    worker.frames[index] = worker.renderer.render(parts)[0]
-    worker.done[index] = True
+    done = np.lib.format.open_memmap(out / "done.npy", "r+")
+    for index in share:
+        parts = person.vertices(motion.poses[index], motion.expressions[index], motion.transl[index])
+        frames[index] = renderer.render(parts)[0]
+        done[index] = True
+        finished.put(int(index))
 
 
 def _packed_standin() -> Path:

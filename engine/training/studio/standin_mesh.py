@@ -17,7 +17,15 @@ from engine.skeleton import JOINTS, joint_index
 from engine.standin import EXPRESSION_NAMES, FACES, VERTICES
 from engine.training.studio.decimate import collapse
 from engine.training.studio.makehuman import Mesh, Rig, read_face_units, read_obj, read_rig, read_target
-from engine.training.studio.rig import TWIST_LEFT, TWIST_RIGHT, Skeleton, expression_moves, find_skeleton, merge_weights, unpose
+from engine.training.studio.rig import (
+    TWIST_LEFT,
+    TWIST_RIGHT,
+    Skeleton,
+    expression_moves,
+    find_skeleton,
+    merge_weights,
+    unpose,
+)
 
 PEOPLE = tuple(f"{race}-{gender}" for race in ("caucasian", "african", "asian") for gender in ("male", "female"))
 RINGS, SPOKES = 11, 20  # of an eyeball
@@ -107,7 +115,9 @@ def make_standin(assets: Path, out: Path) -> None:
 def _thin(base: Base, weights: np.ndarray, person: np.ndarray) -> np.ndarray:
     """Faces of the skin with as many vertices left as the other parts leave room for."""
     body = base.mesh.only("body").faces
-    others = sum(len(np.unique(base.mesh.only(g).faces)) for g in ("helper-tongue", "helper-upper-teeth", "helper-lower-teeth"))
+    others = sum(
+        len(np.unique(base.mesh.only(g).faces)) for g in ("helper-tongue", "helper-upper-teeth", "helper-lower-teeth")
+    )
     room = VERTICES - others - 2 * (2 + (RINGS - 1) * SPOKES)
     cost = np.full(len(weights), 1.0)
     joints = weights.argmax(1)
@@ -142,7 +152,9 @@ def _eyeballs(base: Base, start: int) -> tuple[tuple[np.ndarray, ...], np.ndarra
     crowded = np.array([0.0, 0.10, 0.18, PUPIL, PUPIL + 0.03, 0.36, IRIS, IRIS + 0.04, 0.75, 1.1, 1.7, np.pi])
     spokes = np.arange(SPOKES) * 2 * np.pi / SPOKES
     rings = [[np.array([0.0, 0.0, 1.0])]]
-    rings += [[np.array([np.sin(r) * np.cos(a), np.sin(r) * np.sin(a), np.cos(r)]) for a in spokes] for r in crowded[1:RINGS]]
+    rings += [
+        [np.array([np.sin(r) * np.cos(a), np.sin(r) * np.sin(a), np.cos(r)]) for a in spokes] for r in crowded[1:RINGS]
+    ]
     rings += [[np.array([0.0, 0.0, -1.0])]]
     points = np.array([p for ring in rings for p in ring])
     angle = np.concatenate([[0.0], np.repeat(crowded[1:RINGS], SPOKES), [np.pi]])
@@ -167,7 +179,9 @@ def _eye_weights(count: int) -> np.ndarray:
     return weights
 
 
-def _shape(base: Base, weights: np.ndarray, kept: np.ndarray, eyes: tuple[np.ndarray, ...], person: np.ndarray) -> Shape:
+def _shape(
+    base: Base, weights: np.ndarray, kept: np.ndarray, eyes: tuple[np.ndarray, ...], person: np.ndarray
+) -> Shape:
     skeleton = find_skeleton(base.rig, person)
     skin = unpose(person[kept], weights[kept], skeleton)
     balls = []
@@ -253,7 +267,9 @@ def _landmarks(
     template: np.ndarray, faces: np.ndarray, shapes: list[Shape], weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """51 iBUG landmarks without the jaw line, found by shooting from the front at places measured from eyes and mouth."""
-    left, right = (np.mean([s.skeleton.tpose[joint_index(f"{side}_eye")] for s in shapes], axis=0) for side in ("left", "right"))
+    left, right = (
+        np.mean([s.skeleton.tpose[joint_index(f"{side}_eye")] for s in shapes], axis=0) for side in ("left", "right")
+    )
     span = left[0] - right[0]  # between the pupils
     top = 0.5 * (left[1] + right[1])
     lip = _lip_line(template, faces, top, span)
@@ -264,7 +280,9 @@ def _landmarks(
 
 def _lip_line(template: np.ndarray, faces: np.ndarray, top: float, span: float) -> float:
     """Height at which the lips meet: the deepest notch of the profile between the nose tip and the chin."""
-    middle = template[(np.abs(template[:, 0]) < 0.004) & (template[:, 1] < top - 0.4 * span) & (template[:, 1] > top - 1.6 * span)]
+    middle = template[
+        (np.abs(template[:, 0]) < 0.004) & (template[:, 1] < top - 0.4 * span) & (template[:, 1] > top - 1.6 * span)
+    ]
     middle = middle[middle[:, 2] > 0.1]
     heights = np.linspace(top - 1.25 * span, top - 0.85 * span, 60)
     profile = [middle[np.abs(middle[:, 1] - h) < 0.0025][:, 2].max(initial=-1.0) for h in heights]
@@ -276,20 +294,45 @@ def _template_points(span: float) -> tuple[np.ndarray, np.ndarray]:
     """x in metres and y in units of the distance from the eyes to the lips (negative is below the eyes), (51,) each."""
     brow_x = np.array([-0.92, -0.76, -0.58, -0.40, -0.22])
     brow_y = np.array([0.30, 0.40, 0.43, 0.40, 0.33])
-    nose = [(0, 0.02), (0, -0.18), (0, -0.36), (0, -0.54), (-0.22, -0.64), (-0.11, -0.68), (0, -0.70), (0.11, -0.68), (0.22, -0.64)]
+    nose = [
+        (0, 0.02),
+        (0, -0.18),
+        (0, -0.36),
+        (0, -0.54),
+        (-0.22, -0.64),
+        (-0.11, -0.68),
+        (0, -0.70),
+        (0.11, -0.68),
+        (0.22, -0.64),
+    ]
     eye_x, eye_y = np.array([-0.24, -0.10, 0.10, 0.22, 0.10, -0.10]), np.array([0, 0.07, 0.07, 0, -0.06, -0.06])
     outer = [(-0.47, -1.0), (-0.26, -0.93), (-0.10, -0.90), (0, -0.92), (0.10, -0.90), (0.26, -0.93), (0.47, -1.0),
              (0.24, -1.09), (0.11, -1.13), (0, -1.14), (-0.11, -1.13), (-0.24, -1.09)]  # fmt: skip
-    inner = [(-0.40, -1.0), (-0.12, -0.985), (0, -0.985), (0.12, -0.985), (0.40, -1.0), (0.12, -1.015), (0, -1.015), (-0.12, -1.015)]
-    x = np.concatenate([brow_x, -brow_x[::-1], [p[0] for p in nose], eye_x - 0.5, eye_x + 0.5, [p[0] for p in outer + inner]])
+    inner = [
+        (-0.40, -1.0),
+        (-0.12, -0.985),
+        (0, -0.985),
+        (0.12, -0.985),
+        (0.40, -1.0),
+        (0.12, -1.015),
+        (0, -1.015),
+        (-0.12, -1.015),
+    ]
+    x = np.concatenate(
+        [brow_x, -brow_x[::-1], [p[0] for p in nose], eye_x - 0.5, eye_x + 0.5, [p[0] for p in outer + inner]]
+    )
     y = np.concatenate([brow_y, brow_y[::-1], [p[1] for p in nose], eye_y, eye_y, [p[1] for p in outer + inner]])
     return x * span, y
 
 
-def _shoot(template: np.ndarray, faces: np.ndarray, places: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shoot(
+    template: np.ndarray, faces: np.ndarray, places: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The frontmost face and barycentric coordinates at each (x, y), skin of the head only."""
     joints = weights.argmax(1)
-    skin = np.isin(joints[faces], [joint_index("head"), joint_index("jaw")]).all(1) & (template[faces][:, :, 2].min(1) > 0.03)
+    skin = np.isin(joints[faces], [joint_index("head"), joint_index("jaw")]).all(1) & (
+        template[faces][:, :, 2].min(1) > 0.03
+    )
     numbers = np.nonzero(skin)[0]
     a, b, c = (template[faces[numbers, k]] for k in range(3))
     found, bary = [], []
@@ -323,7 +366,9 @@ def _contour(template: np.ndarray, faces: np.ndarray, weights: np.ndarray) -> tu
     return np.array(rows), np.full((len(rows), 17, 3), 1 / 3)
 
 
-def _regress_joints(people: np.ndarray, shapes: list[Shape], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _regress_joints(
+    people: np.ndarray, shapes: list[Shape], weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sparse, non-negative rows that give every person's joints from that person's vertices."""
     rows, columns, values = [], [], []
     mean = people.mean(0)
