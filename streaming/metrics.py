@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from streaming.clock import Clock, MonotonicClock
 from streaming.pacer import Shown
-from streaming.show import Show
+from streaming.show import Show, ShowStatus
 
 WINDOW_NS = 2_000_000_000  # frame rates are means over this
 DELAYS = 250  # percentiles are of this many pictures: ten seconds at 25 a second
@@ -104,7 +104,8 @@ class Meter:
         window_s = WINDOW_NS / 1e9
         span_s = window_s if self.uptime_s() > window_s else max(len(recent) / show.fps, 1e-3)  # while the window fills
         return {
-            "state": "starting" if not self._outcomes else "live" if status.live else "idle",
+            "state": self._state(status),
+            "trouble": status.trouble,
             "avatar": status.avatar,
             "source": status.source,
             "sound": status.sound,
@@ -122,6 +123,13 @@ class Meter:
             "uptime_s": round(self.uptime_s(), 1),
             "version": self._version,
         }
+
+    def _state(self, status: ShowStatus) -> str:
+        if status.trouble:
+            return "failed"
+        if not self._outcomes:
+            return "starting"
+        return "live" if status.live else "idle"
 
     def _delay_percentiles(self) -> dict[str, float] | None:
         if not self._delays_ns:

@@ -36,8 +36,15 @@ _log = structlog.get_logger(__name__)
 class Engine(Protocol):
     """What a pipeline needs of an engine."""
 
-    stages: Sequence[Stage]
-    burst: int  # frames that a stage may give at once
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """In the order of a frame's way."""
+        ...
+
+    @property
+    def burst(self) -> int:
+        """How many frames a stage may give at once."""
+        ...
 
 
 class Pipeline:

@@ -18,6 +18,7 @@ from engine.errors import InputError
 from streaming.metrics import Meter
 from streaming.settings import Settings
 from streaming.show import Show
+from streaming.sources.websocket import PoseSockets
 from streaming.webrtc.transmitter import Rates, Transmitter
 from streaming.webrtc.whep import WhepEndpoint
 
@@ -37,10 +38,12 @@ PAGE_HEADERS = {
 log = structlog.get_logger()
 
 
-def build_app(show: Show, settings: Settings, *, on_pose: Handler | None = None, version: str = "") -> web.Application:
+def build_app(
+    show: Show, settings: Settings, *, on_pose: PoseSockets | None = None, version: str = ""
+) -> web.Application:
     """The application. Starting it starts `show`; its clean-up stops it.
 
-    `on_pose` serves the WebSocket `/pose`; without it that path is not found.
+    `on_pose` serves the WebSocket `/pose`; without it there is none.
     """
     meter = Meter(version)
     rates = Rates(picture=settings.picture_bitrate, condition=settings.condition_bitrate, sound=settings.sound_bitrate)
@@ -59,7 +62,7 @@ def build_app(show: Show, settings: Settings, *, on_pose: Handler | None = None,
     app.router.add_get("/healthz", pages.healthz)
     app.router.add_get("/readyz", pages.readyz)
     if on_pose is not None:
-        app.router.add_get("/pose", on_pose)
+        on_pose.install(app, "/pose")
     app.router.add_static("/web", WEB)
 
     async def life(app: web.Application) -> AsyncIterator[None]:
@@ -176,7 +179,7 @@ class _Pages:
         if self.stopping.is_set():
             return web.Response(status=503, text="stopping\n")
         state = self._snapshot()["state"]
-        return web.Response(status=503 if state == "starting" else 200, text=f"{state}\n")
+        return web.Response(status=503 if state in ("starting", "failed") else 200, text=f"{state}\n")
 
     def _snapshot(self) -> dict[str, object]:
         return self._meter.snapshot(self._show, self._whep.viewers)

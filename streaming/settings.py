@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     avatar: Path | None = Field(None, description="avatar folder; the bundled anchor by default")
     body: Path | None = Field(None, description="SMPLX_*.npz of your own; the stand-in by default")
     pose: Path | None = Field(None, description="clip to play; the bundled one by default")
+    format: str | None = Field(None, description="the clip's format where it cannot be told from the file")
+    bone_map: Path | None = Field(None, description="joint names of a BVH file whose own are not known")
     audio: Path | None = Field(None, description="sound to play with the clip")
     loop: bool = Field(True, description="play the clip again when it ends")
     runtime: str = Field("auto", description="what runs the networks; `liveanchor doctor` lists what there is")

@@ -21,6 +21,7 @@ class ShowStatus:
     delay_ns: int  # from a pose's capture to its picture's time on screen, as the pacer holds it
     drops: dict[str, int] = field(default_factory=dict)  # frames that never became a picture, by reason
     stage_ns: dict[str, int] = field(default_factory=dict)  # of the last picture, by stage
+    trouble: str = ""  # why there is no show, in a line; empty while there is one
 
 
 class Show(Protocol):

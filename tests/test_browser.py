@@ -11,8 +11,10 @@ import pytest
 from chromium import Page, browser, find_chromium
 from fake_show import CORNER, FakeShow
 
+from engine.avatar import bundled_avatar
 from streaming.server import build_app, serve
 from streaming.settings import Settings
+from streaming.show import Show
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 CHROMIUM = find_chromium()
@@ -49,7 +51,7 @@ LISTEN = """(async () => {
 
 
 @contextlib.asynccontextmanager
-async def serving(show: FakeShow, port: int = 0, **settings: object) -> AsyncIterator[str]:
+async def serving(show: Show, port: int = 0, **settings: object) -> AsyncIterator[str]:
     """A real server for a moment."""
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
@@ -108,6 +110,25 @@ def test_the_page_plays_the_show(codec: str) -> None:
             await page.resize(360, 640, mobile=True)
             assert await page.value("document.documentElement.scrollWidth") <= 360
             await photograph(page, f"page-{codec}")
+            assert not [line for line in page.console if "exception" in line], page.console
+
+    asyncio.run(scenario())
+
+
+def test_the_page_plays_the_bundled_anchor() -> None:
+    """The whole way of a frame: the bundled clip through the bundled avatar's networks into a browser."""
+    if not (bundled_avatar() / "avatar.toml").is_file():
+        pytest.skip(f"no bundled avatar: {bundled_avatar() / 'avatar.toml'} does not exist")
+    from streaming.opening import open_show
+
+    async def scenario() -> None:
+        async with serving(open_show(Settings())) as url, browser(str(CHROMIUM)) as page:
+            await page.open(url)
+            await page.until(LIVE, 120)  # loads and compiles the networks
+            rate = await play(page)
+            await photograph(page, "page-anchor")
+            assert rate >= 20, f"{rate:.1f} frames decoded a second"
+            assert await page.value(LISTEN) > 0.02, "silence"
             assert not [line for line in page.console if "exception" in line], page.console
 
     asyncio.run(scenario())

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
 from fake_show import FakeShow
 from prometheus_client.parser import text_string_to_metric_families
 from test_whep import SDP, make_viewer, served, watch
@@ -20,6 +19,7 @@ from streaming.metrics import Meter
 from streaming.pacer import Shown
 from streaming.server import WEB, build_app, page_url, serve
 from streaming.settings import Settings, load_settings
+from streaming.sources.websocket import PoseSockets
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
@@ -116,14 +116,14 @@ def test_meters_are_independent() -> None:
 
 
 def test_pages_of_other_sites() -> None:
-    async def touch(request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        await socket.close()
-        return socket
+    heard: list[object] = []
 
     async def scenario() -> None:
-        app = build_app(FakeShow(), Settings(allowed_origins=("https://studio.example",)), on_pose=touch)
+        app = build_app(
+            FakeShow(),
+            Settings(allowed_origins=("https://studio.example",)),
+            on_pose=PoseSockets(lambda data: heard.append(data) is None),
+        )
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(serve(app, ready=ready.set_result, stop=stop))
         url = await ready
@@ -137,12 +137,15 @@ def test_pages_of_other_sites() -> None:
             async with client.options(f"{url}/whep", headers=stranger) as response:
                 assert "Access-Control-Allow-Origin" not in response.headers
             for headers in ({}, friend, {"Origin": url}):
-                async with client.ws_connect(f"{url}/pose", headers=headers):
-                    pass
+                async with client.ws_connect(f"{url}/pose", headers=headers) as socket:
+                    await socket.send_bytes(b"pose")
             with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
                 await client.ws_connect(f"{url}/pose", headers=stranger)
-        stop.set()
-        await task
+            async with client.ws_connect(f"{url}/pose") as socket:
+                stop.set()
+                await task
+                assert (await socket.receive()).data == aiohttp.WSCloseCode.GOING_AWAY
+        assert heard == [b"pose"] * 3
 
     asyncio.run(scenario())
 

@@ -7,7 +7,6 @@ write a sender. This module turns bytes into messages and back. It knows nothing
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,7 +34,6 @@ _FLOAT = np.dtype("<f4")
 _SAMPLE = np.dtype("<i2")
 
 
-@dataclass(frozen=True)
 class WireError(InputError):
     """A message that is not in the wire format."""
 

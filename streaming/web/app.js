@@ -32,7 +32,7 @@ viewer.addEventListener("trouble", ({ detail: { title, text, retryMs } }) => {
   connectedAt = lastFrame = 0;
   sound.disabled = true;
   meters.clear();
-  show(retryMs === null ? "off" : "connecting", title, text, retryMs);
+  show("off", title, text, retryMs);
 });
 
 anchor.addEventListener("frame", () => {
@@ -58,7 +58,7 @@ setInterval(() => {
   if (document.hidden || !connectedAt) { lastFrame &&= performance.now(); return; }
   const since = performance.now() - Math.max(lastFrame, connectedAt);
   if (since < STALL_MS) return;
-  if (serverState === "starting") { connectedAt = performance.now(); return; }  // no picture has been painted yet
+  if (serverState === "starting" || serverState === "failed") { connectedAt = performance.now(); return; }  // no picture has been painted yet
   viewer.fail("stalled");
 }, 500);
 
@@ -118,12 +118,18 @@ stats.addEventListener("message", ({ data }) => {
   const snapshot = JSON.parse(data);
   serverState = snapshot.state;
   meters.server(snapshot);
+  if (snapshot.trouble) show("off", "The engine could not start", snapshot.trouble);
   $("name").textContent = snapshot.avatar || "Anchor";
   $("driven").textContent = [snapshot.source, snapshot.sound].filter(Boolean).join("  ·  ") || "No motion yet";
   $("driven").title = $("driven").textContent;
   const viewers = `${snapshot.viewers} ${snapshot.viewers === 1 ? "viewer" : "viewers"}`;
   const idle = snapshot.state === "idle" ? ["no motion is coming in"] : [];
   $("facts").textContent = [...idle, viewers, `on air for ${duration(snapshot.uptime_s)}`].join("  ·  ");
+});
+
+stats.addEventListener("error", () => {
+  meters.server(null);
+  $("facts").textContent = "\u00a0";
 });
 
 function duration(seconds) {

@@ -14,8 +14,14 @@ export class Meters {
     setInterval(() => this.#measure(), 1000);
   }
 
-  /** The server's snapshot (`/stats`), twice a second. */
-  server(snapshot) { this.#server = snapshot; }
+  /** The server's snapshot (`/stats`), twice a second; null when it no longer answers. */
+  server(snapshot) {
+    this.#server = snapshot;
+    if (snapshot) return;
+    this.#drops = [];
+    for (const id of ["work", "drops"]) this.#$(id).textContent = "–";
+    for (const id of ["rate-more", "work-more", "drops-more"]) this.#$(id).textContent = "\u00a0";
+  }
 
   /** The connection is gone: no figure outlives it. */
   clear() {
@@ -89,6 +95,9 @@ export class Meters {
     if (!snapshot) return;
     const painted = snapshot.fps.painted;
     $("rate-more").textContent = `${painted.toFixed(1)} of ${snapshot.fps.target.toFixed(0)} painted by the model`;
+    const stages = Object.entries(snapshot.stages_ms).sort((a, b) => b[1] - a[1]);
+    $("work").textContent = stages.length ? Math.round(stages.reduce((sum, [, ms]) => sum + ms, 0)) : "–";
+    $("work-more").textContent = stages.slice(0, 3).map(([name, ms]) => `${name} ${Math.round(ms)}`).join(" · ") || "\u00a0";
     const totals = { ...snapshot.drops, "repeated": snapshot.frames.starved };
     if (this.#before) totals["lost on the way"] = this.#before.packetsLost;
     if (this.#before) totals["in the browser"] = this.#before.framesDropped;

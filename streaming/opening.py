@@ -1,0 +1,69 @@
+"""From settings to a show: the avatar, its networks, the clip and its speech, the ports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.avatar import Avatar, bundled_avatar
+from engine.body import BodyModel
+from engine.clips import read_clip
+from engine.errors import InputError
+from engine.live import LiveEngine
+from export import runtime
+from streaming.audio import read_audio
+from streaming.clock import Clock
+from streaming.live_show import LiveShow
+from streaming.settings import Settings
+from streaming.sources.file import Player
+
+
+def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
+    """The show that `settings` ask for. InputError at once where a file is wrong; the networks load later."""
+    folder = settings.avatar or bundled_avatar()
+    avatar = Avatar.load(folder)
+    if settings.body is not None:
+        BodyModel.load(settings.body)  # says at once what is wrong with it
+    pose, audio = settings.pose, settings.audio
+    if pose is None:
+        pose, own = bundled_clip(folder)
+        audio = audio or own
+    clip = read_clip(pose, format=settings.format, bone_map=settings.bone_map)
+    speech = read_audio(audio) if audio is not None else None
+
+    def prepare() -> LiveEngine:
+        engine = open_engine(settings)
+        engine.warm_up()
+        return engine
+
+    return LiveShow(
+        prepare,
+        avatar.fps,
+        player=Player(clip, speech, loop=settings.loop),
+        avatar=avatar.name,
+        source=pose.name,
+        sound=audio.name if audio is not None else "",
+        udp=(settings.udp_host, settings.udp_port) if settings.udp_port is not None else None,
+        clock=clock,
+    )
+
+
+def open_engine(settings: Settings) -> LiveEngine:
+    """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
+    folder = settings.avatar or bundled_avatar()
+    avatar = Avatar.load(folder)
+    networks = runtime.load(folder, list(avatar.networks), settings.runtime, settings.precision, settings.threads)
+    body = None
+    if settings.body is not None:
+        body = BodyModel.load(settings.body).shaped(np.array(avatar.body.betas))
+    return LiveEngine(avatar, networks, settings.steps, seed=settings.seed, body=body)
+
+
+def bundled_clip(folder: Path) -> tuple[Path, Path | None]:
+    """The avatar's own clip and its speech, or those of the bundled avatar."""
+    for place in (folder, bundled_avatar()):
+        if (place / "clip.npz").is_file():
+            speech = place / "clip.opus"
+            return place / "clip.npz", speech if speech.is_file() else None
+    raise InputError(str(folder), "clip.npz", "a clip to play", "no such file", "name one with --pose")

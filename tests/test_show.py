@@ -1,0 +1,198 @@
+"""The real show with an engine of fake stages: sound and pictures in step, sources that change, trouble, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestServer
+from fakes import FakeEngine, FakeStage, pose_frame
+
+from engine.errors import InputError
+from engine.pose import PoseClip
+from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
+from engine.work import Work
+from streaming.clock import MS, NS
+from streaming.jitter import JitterBuffer
+from streaming.live_show import LiveShow
+from streaming.messages import SAMPLE_RATE, PoseMessage, SpeechMessage
+from streaming.motion import AWAY_NS, Motion
+from streaming.server import build_app
+from streaming.settings import Settings
+from streaming.sources.file import Player
+from streaming.sources.wire import encode
+
+TICK_NS = 40 * MS
+SOUND_NS = 20 * MS
+EVENTS = (0.6, 1.4, 2.2)  # seconds into the clip at which the mouth opens and a beep sounds, for a fifth of a second
+
+
+@dataclass
+class Painter(FakeStage):
+    """A white picture while the mouth is open, a black one while it is closed."""
+
+    def __call__(self, work: Work) -> list[Work]:
+        work.condition = work.image = np.full((64, 64, 3), 255 if work.frame.expression[0] > 1.5 else 0, np.uint8)
+        return super().__call__(work)
+
+
+@dataclass
+class PainterEngine(FakeEngine):
+    """Takes about 60 ms a frame, in three threads."""
+
+    stages: list[FakeStage] = field(
+        default_factory=lambda: [FakeStage("condition", 0.02), Painter("denoise", 0.025), FakeStage("decode", 0.015)]
+    )
+    burst: int = 1
+
+
+def is_event(seconds: np.ndarray) -> np.ndarray:
+    return np.any([(seconds >= at) & (seconds < at + 0.2) for at in EVENTS], axis=0)
+
+
+def flash_and_beep(loop: bool = False) -> Player:
+    """Three seconds in which the mouth opens whenever a beep sounds."""
+    times = np.arange(75) / 25
+    expressions = np.zeros((75, EXPRESSION_DIMS), np.float32)
+    expressions[:, 0] = 3.0 * is_event(times)
+    clip = PoseClip(25, np.zeros((75, POSE_DIMS), np.float32), expressions, np.zeros((75, 3), np.float32))
+    seconds = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
+    speech = 12_000 * np.sin(2 * np.pi * 1000 * seconds) * is_event(seconds)
+    return Player(clip, speech.astype(np.int16), loop=loop)
+
+
+def make_show(player: Player | None = None, **rest: object) -> LiveShow:
+    return LiveShow(PainterEngine, 25.0, player=player, avatar="painter", source="flash", sound="beep", **rest)  # type: ignore[arg-type]
+
+
+async def watch(show: LiveShow, seconds: float) -> tuple[list[float], list[float]]:
+    """When flashes and beeps begin, as a server would send them, in seconds on the monotonic clock."""
+    flashes, beeps, bright, heard = [], [], False, []
+    start_ns = time.monotonic_ns()
+    for tick in range(round(seconds * NS / SOUND_NS)):
+        play_ns = start_ns + tick * SOUND_NS
+        await asyncio.sleep(max(0, play_ns - time.monotonic_ns()) / NS)
+        if tick % 2 == 0 and (shown := show.take(play_ns)) is not None:
+            white = shown.picture.image[0, 0, 0] > 127
+            flashes += [play_ns / NS] if white and not bright else []
+            bright = white
+        heard.append(np.abs(show.sound(960, play_ns)) > 2000)
+    loud = np.flatnonzero(np.concatenate(heard))
+    begins = loud[np.diff(loud, prepend=-SAMPLE_RATE) > SAMPLE_RATE // 10]
+    beeps = [start_ns / NS + first / SAMPLE_RATE for first in begins]
+    return flashes, beeps
+
+
+async def test_sound_and_pictures_meet() -> None:
+    show = make_show(flash_and_beep())
+    await show.start()
+    flashes, beeps = await watch(show, 3.2)
+    await show.stop()
+    assert len(flashes) == len(beeps) == 3
+    for flash, beep in zip(flashes, beeps, strict=True):
+        assert -0.06 < flash - beep < 0.06  # a tick and a half; the model alone takes 60 ms, whatever the machine adds
+    status = show.status()
+    assert status.delay_ns >= 60 * MS and set(status.stage_ns) == {"condition", "denoise", "decode"}
+
+
+async def test_an_engine_that_cannot_start_is_told() -> None:
+    def prepare() -> FakeEngine:
+        raise InputError("anchor/body.onnx", "graph", "opset 23", "opset 7")
+
+    server = TestServer(build_app(LiveShow(prepare, 25.0), Settings()))
+    await server.start_server()
+    async with aiohttp.ClientSession() as client:
+        for _ in range(100):
+            async with client.get(server.make_url("/readyz")) as response:
+                if (await response.text()).strip() != "starting":
+                    break
+            await asyncio.sleep(0.02)
+        assert (response.status, (await response.text()).strip()) == (503, "failed")
+        async with client.get(server.make_url("/stats")) as response:
+            assert (await response.json())["trouble"] == "anchor/body.onnx: graph: expected opset 23, got opset 7"
+    await server.close()
+
+
+async def test_it_stops_while_the_engine_still_loads() -> None:
+    loaded = threading.Event()
+    show = LiveShow(lambda: loaded.wait(30) and PainterEngine(), 25.0)  # type: ignore[arg-type, return-value]
+    await show.start()
+    await asyncio.sleep(0.05)
+    began = time.monotonic()
+    await show.stop()
+    assert time.monotonic() - began < 1
+    loaded.set()
+    await make_show().stop()  # never started
+
+
+# -- sources
+
+
+async def test_live_motion_and_voice_take_over() -> None:
+    show = make_show(flash_and_beep(loop=True), udp=("127.0.0.1", 0))
+    await show.start()
+    beep = (9000 * np.sin(np.arange(480) / 5)).astype(np.int16)
+    await asyncio.sleep(0.3)
+    assert show.status().source == "flash"
+    heard = []
+    for i in range(75):
+        now_ns = time.monotonic_ns()
+        show.intake.feed(encode(PoseMessage.of(pose_frame(now_ns, 1), 7, i)))
+        for part in range(2):
+            show.intake.feed(encode(SpeechMessage(7, 2 * i + part, now_ns + part * 10 * MS, beep)))
+        await asyncio.sleep(0.02)
+        show.take(now_ns)
+        heard.append(show.sound(960, now_ns))
+    assert show.status().source == "live motion capture" and show.status().live
+    assert np.abs(np.concatenate(heard[-20:])).max() > 5000
+    show.intake.feed(b"nonsense")
+    assert show.status().drops["message: length"] == 1
+    await show.stop()
+
+
+def joint_speed(frames: list[np.ndarray], seconds: float) -> float:
+    return float(max(np.abs(b - a).max() for a, b in pairwise(frames)) / seconds)
+
+
+@pytest.mark.parametrize("turn", [0.5, 1.2])
+def test_motion_changes_source_without_a_jump(turn: float) -> None:
+    """From the clip to a performer in another pose, who then falls silent, and back to the clip."""
+    jitter = JitterBuffer()
+    motion = Motion(jitter, flash_and_beep(loop=True))
+    elsewhere = np.zeros(POSE_DIMS, np.float32)
+    elsewhere[[50, 53]] = turn
+    frames, live, moving = [], [], []
+    for tick in range(400):
+        now_ns = tick * TICK_NS
+        if 2 * NS <= now_ns < 6 * NS:
+            zeros = np.zeros(EXPRESSION_DIMS, np.float32), np.zeros(3, np.float32)
+            jitter.push(PoseMessage(1, tick, now_ns, elsewhere, *zeros), now_ns)
+        frame = motion.frame(now_ns)
+        assert frame is not None
+        frames.append(frame.pose)
+        live.append(motion.from_live)
+        moving.append(motion.moving(now_ns))
+    changes = [tick * TICK_NS / NS for tick in range(1, 400) if live[tick] != live[tick - 1]]
+    assert len(changes) == 2 and changes[0] < 2.2
+    assert AWAY_NS / NS + 6 < changes[1] < AWAY_NS / NS + 8
+    assert np.abs(frames[140] - elsewhere).max() < 1e-5
+    assert joint_speed(frames, TICK_NS / NS) < 8  # radians a second: a quick move, not a jump
+    assert moving[140] and not moving[int(8 * NS / TICK_NS)] and moving[399]
+
+
+def test_motion_without_a_clip_waits_and_stays() -> None:
+    jitter = JitterBuffer()
+    motion = Motion(jitter, None)
+    assert motion.frame(0) is None and not motion.moving(0)
+    for tick in range(50):
+        jitter.push(PoseMessage.of(pose_frame(tick * TICK_NS), 1, tick), tick * TICK_NS)
+        motion.frame(tick * TICK_NS)
+    assert motion.from_live and motion.moving(50 * TICK_NS)
+    assert motion.frame(60 * NS) is not None and motion.from_live  # idle, for there is nothing else
+    assert not motion.moving(60 * NS)
