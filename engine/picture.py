@@ -16,4 +16,6 @@ class Picture:
     capture_ns: int
     image: np.ndarray  # (H, W, 3) uint8 RGB
     condition: np.ndarray  # (h, w, 3) uint8 RGB, the mesh that the networks saw
-    stage_ns: dict[str, int] = field(default_factory=dict)  # time spent by stage: body, condition, denoise, decode, face
+    stage_ns: dict[str, int] = field(
+        default_factory=dict
+    )  # time spent by stage: body, condition, denoise, decode, face

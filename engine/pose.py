@@ -66,9 +66,7 @@ class PoseClip:
     def first(self, seconds: float) -> PoseClip:
         """The beginning of the clip, at least one sample of it."""
         count = max(1, round(seconds * self.fps))
-        return replace(
-            self, poses=self.poses[:count], expressions=self.expressions[:count], transl=self.transl[:count]
-        )
+        return replace(self, poses=self.poses[:count], expressions=self.expressions[:count], transl=self.transl[:count])
 
     def frames(self, start_ns: int = 0) -> Iterator[PoseFrame]:
         """All samples in order."""

@@ -47,7 +47,7 @@ def standin_path() -> Path:
         handle, name = tempfile.mkstemp(dir=target.parent, suffix=".npz")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes allow_pickle for one of them
             os.replace(name, target)
         finally:
             Path(name).unlink(missing_ok=True)

@@ -32,9 +32,7 @@ class FakeNetwork:
     _memory: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:
-        assert {name: array.shape for name, array in inputs.items()} == dict(
-            self.inputs
-        )
+        assert {name: array.shape for name, array in inputs.items()} == dict(self.inputs)
         self.calls += 1
         said = self.formula(inputs)
         assert {name: array.shape for name, array in said.items()} == dict(self.outputs)
@@ -86,9 +84,7 @@ class FakeEngine:
         return max(stage.burst for stage in self.stages)
 
 
-def fake_engine(
-    body: float = 0.0, denoise: float = 0.0, decode: float = 0.0, burst: int = 1
-) -> FakeEngine:
+def fake_engine(body: float = 0.0, denoise: float = 0.0, decode: float = 0.0, burst: int = 1) -> FakeEngine:
     """Three stages that take the given seconds a frame."""
     return FakeEngine(
         [

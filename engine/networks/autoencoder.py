@@ -60,10 +60,15 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(c16, latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.blocks4(self.conv_in(space_to_depth(image)))
+        return self.from_cells(space_to_depth(image))
+
+    def from_cells(self, cells: Tensor) -> Tensor:
+        """The same from what space_to_depth gives."""
+        x = self.blocks4(self.conv_in(cells))
         x = self.blocks8(self.down8(x))
         x = self.blocks16(self.down16(x))
-        return self.conv_out(F.silu(x))
+        latents: Tensor = self.conv_out(F.silu(x))
+        return latents
 
 
 class Decoder(nn.Module):

@@ -14,7 +14,9 @@ class DiffusionConfig:
     """One structure-guided diffusion model: a hint encoder, a UNet, and the ControlNet copied from it."""
 
     unet: dict[str, Any]
-    hint: dict[str, Any] | None  # HintEncoder; None: the ControlNet's stock conditioning embedding, on the picture itself
+    hint: (
+        dict[str, Any] | None
+    )  # HintEncoder; None: the ControlNet's stock conditioning embedding, on the picture itself
     latent_size: int
 
 

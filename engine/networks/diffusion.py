@@ -27,7 +27,11 @@ class StructureGuided(nn.Module):
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, controlnet: ControlNetModel, hint: HintEncoder | None, control_scale: float = 1.0
+        self,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        hint: HintEncoder | None,
+        control_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.unet, self.controlnet, self.hint = unet, controlnet, hint

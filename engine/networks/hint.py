@@ -32,7 +32,11 @@ class HintEncoder(ModelMixin, ConfigMixin):
         self.down16 = nn.Conv2d(c8, c16, 3, stride=2, padding=1)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hint4 = F.silu(self.blocks4(self.conv_in(space_to_depth(condition))))
+        return self.from_cells(space_to_depth(condition))
+
+    def from_cells(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from what space_to_depth gives."""
+        hint4 = F.silu(self.blocks4(self.conv_in(cells)))
         hint8 = F.silu(self.blocks8(self.down8(hint4)))
         hint16 = F.silu(self.blocks16(self.down16(hint8)))
         return hint16, hint8, hint4

@@ -45,7 +45,7 @@ class ClipFields:
     camera: CameraFields
     splits: SplitFields
     identity: str = ""
-    body: BodyFields = BodyFields()
+    body: BodyFields = field(default_factory=BodyFields)
     licence: str = ""
     seed: int = 0
     notes: dict[str, Any] = field(default_factory=dict)

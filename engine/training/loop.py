@@ -148,9 +148,7 @@ def save(path: Path, modules: nn.Module, average: nn.Module, optimiser: torch.op
     os.replace(half, path)
 
 
-def resume(
-    path: Path, modules: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, state: State
-) -> None:
+def resume(path: Path, modules: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, state: State) -> None:
     """Take everything up from a checkpoint. InputError where it is truncated or of another network."""
     whole = read(path)
     try:

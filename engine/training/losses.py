@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # pictures out and true, weight: a loss
 
 

@@ -1,7 +1,7 @@
 """The stages in their order over a folder of runs: RUNS/autoencoder, RUNS/body, RUNS/pixels, RUNS/face.
 
-    python -m engine.training observe CLIP
-    python -m engine.training autoencoder CLIP [CLIP ...] --runs RUNS --minutes 12
+python -m engine.training observe CLIP
+python -m engine.training autoencoder CLIP [CLIP ...] --runs RUNS --minutes 12
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ viewer.addEventListener("track", ({ detail: { role, track } }) => {
   if (role === "condition") { condition.srcObject = new MediaStream([track]); return; }
   for (const old of programme.getTracks()) if (old.kind === track.kind) programme.removeTrack(old);
   programme.addTrack(track);
-  anchor.srcObject = programme;
+  if (anchor.srcObject !== programme) anchor.srcObject = programme;
   play();
 });
 
@@ -31,11 +31,13 @@ viewer.addEventListener("connected", () => {
 viewer.addEventListener("trouble", ({ detail: { title, text, retryMs } }) => {
   connectedAt = lastFrame = 0;
   sound.disabled = true;
+  anchor.srcObject = condition.srcObject = null;  // a closed stream would go on as black frames
   meters.clear();
   show("off", title, text, retryMs);
 });
 
 anchor.addEventListener("frame", () => {
+  if (!connectedAt || anchor.videoWidth < 16) return;
   lastFrame = performance.now();
   if (document.body.dataset.state === "live") return;
   viewer.settle();

@@ -29,7 +29,7 @@ export const TROUBLE = {
   refused: { title: "The server refused", text: "", wait: true },
   ice: {
     title: "The video cannot get through",
-    text: "The page reached the server, but its video packets (UDP) did not arrive. A firewall, a VPN, or a container without its UDP ports published is the usual cause.",
+    text: "The page reached the server, but its video packets (UDP) did not arrive. A firewall, a VPN, or a container without its UDP ports published is the usual cause; a machine without any network is another.",
     wait: true,
   },
   lost: {

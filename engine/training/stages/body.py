@@ -26,9 +26,7 @@ from engine.training.stages.autoencoder import Figures
 LAST = Schedule().train_steps - 1
 
 
-def noised(
-    clean: Tensor, timestep: np.ndarray, noise: Tensor, schedule: Schedule
-) -> Tensor:
+def noised(clean: Tensor, timestep: np.ndarray, noise: Tensor, schedule: Schedule) -> Tensor:
     """z_t = sqrt(alpha_t) z_0 + sqrt(1 - alpha_t) noise; at the last timestep noise alone, as a live engine starts."""
     alpha = np.where(timestep == LAST, 0.0, schedule.alpha(timestep))
     a = torch.from_numpy(alpha.astype(np.float32))[:, None, None, None]
@@ -67,7 +65,9 @@ class Drawer:
         timestep = np.stack([np.where(finished, 0, timestep), timestep], axis=1).reshape(-1)
         noise = noise.repeat_interleave(2, dim=0)  # one noise for all frames of a window, as live
         clean = self.latents[at]
-        clean[0::2] += 0.1 * torch.randn_like(clean[0::2]) * torch.from_numpy(finished.astype(np.float32))[:, None, None, None]
+        clean[0::2] += (
+            0.1 * torch.randn_like(clean[0::2]) * torch.from_numpy(finished.astype(np.float32))[:, None, None, None]
+        )
         judged = torch.from_numpy(np.stack([~finished, np.ones(n, bool)], axis=1).reshape(-1).astype(np.float32))
         return Draw(at, 2, timestep, noised(clean, timestep, noise, self.schedule), judged)
 

@@ -46,7 +46,7 @@ def read_obj(path: Path) -> Mesh:
             elif tag == "g":
                 group = rest.strip()
             elif tag == "f":
-                corners = [(c.split("/") + ["", ""])[:2] for c in rest.split()]
+                corners = [[*c.split("/"), "", ""][:2] for c in rest.split()]
                 points = [int(c[0]) - 1 for c in corners]
                 texels = [int(c[1]) - 1 if c[1] else 0 for c in corners]
                 for k in range(1, len(points) - 1):

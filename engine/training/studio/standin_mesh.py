@@ -286,8 +286,8 @@ def _lip_line(template: np.ndarray, faces: np.ndarray, top: float, span: float) 
     middle = middle[middle[:, 2] > 0.1]
     heights = np.linspace(top - 1.25 * span, top - 0.85 * span, 60)
     profile = [middle[np.abs(middle[:, 1] - h) < 0.0025][:, 2].max(initial=-1.0) for h in heights]
-    profile = np.where(np.array(profile) < 0, np.nan, profile)
-    return float(heights[int(np.nanargmin(profile))])
+    seen = np.where(np.array(profile) < 0, np.nan, profile)
+    return float(heights[int(np.nanargmin(seen))])
 
 
 def _template_points(span: float) -> tuple[np.ndarray, np.ndarray]:
