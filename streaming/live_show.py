@@ -29,6 +29,7 @@ from streaming.sources.udp import UdpSource, listen
 from streaming.sources.websocket import PoseSockets
 
 STOP_S = 1.5
+STEP_NS = 500_000  # how much the sampling of poses may shift from one frame to the next
 
 T = TypeVar("T")
 
@@ -71,6 +72,7 @@ class LiveShow:
         self._udp_source: UdpSource | None = None
         self._task: asyncio.Task[None] | None = None
         self._newest: Picture | None = None
+        self._play_ns: int | None = None  # the last tick that was asked for
 
     async def start(self) -> None:
         """Open the sources and begin to load the engine. InputError where a port is taken."""
@@ -90,6 +92,7 @@ class LiveShow:
 
     def take(self, play_ns: int) -> Shown | None:
         """The picture for `play_ns`; the delay jumps only while nobody speaks."""
+        self._play_ns = play_ns
         return self._pacer.take(play_ns, self._line.silent)
 
     def sound(self, count: int, play_ns: int) -> np.ndarray:
@@ -132,16 +135,17 @@ class LiveShow:
         log.info("on air", avatar=self._names[0], source=self._names[1])
         if self._player is not None:
             self._player.start_ns = start_ns
-        tick = 0
+        period_ns, due_ns = round(NS / self.fps), start_ns
         while True:
-            due_ns = start_ns + round(tick * NS / self.fps)
             now_ns = self._clock.now_ns()
             if due_ns > now_ns:
                 await asyncio.sleep((due_ns - now_ns) / NS)
                 continue
-            tick = max(tick, int((now_ns - start_ns) * self.fps / NS))  # ticks that were missed are left out
-            self._tick(pipeline, start_ns + round(tick * NS / self.fps))
-            tick += 1
+            due_ns += (now_ns - due_ns) // period_ns * period_ns  # ticks that were missed are left out
+            self._tick(pipeline, due_ns)
+            due_ns += period_ns
+            if self._play_ns is not None:
+                due_ns += towards(due_ns + self._pacer.delay_ns, self._play_ns, period_ns)
 
     def _tick(self, pipeline: Pipeline, now_ns: int) -> None:
         frame = self._motion.frame(now_ns)
@@ -183,6 +187,16 @@ class LiveShow:
         drops.update({f"pose: {reason}": count for reason, count in self._jitter.counters.refused.items()})
         drops.update({f"message: {part}": count for part, count in self.intake.counters.malformed.items()})
         return dict(+drops)
+
+
+def towards(shown_ns: int, play_ns: int, period_ns: int) -> int:
+    """A step, at most `STEP_NS`, that brings the time at which a picture is to be shown closer to a tick.
+
+    Poses are sampled at the rate of the ticks that show their pictures, so one phase suits all: with it no picture waits
+    for its tick, and lips keep to the voice within a step instead of within a tick.
+    """
+    off = (play_ns - shown_ns + period_ns // 2) % period_ns - period_ns // 2
+    return max(-STEP_NS, min(STEP_NS, off))
 
 
 async def in_thread(work: Callable[[], T]) -> T:

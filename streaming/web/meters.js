@@ -109,6 +109,7 @@ export class Meters {
       .filter(([, count]) => count > 0)
       .sort((a, b) => b[1] - a[1]);
     $("drops").textContent = recent.reduce((sum, [, count]) => sum + count, 0);
-    $("drops-more").textContent = recent.map(([reason, count]) => `${count} ${reason}`).join(" · ") || "nothing lost";
+    const reasons = recent.map(([reason, count]) => `${count} ${reason}`).join(" · ");
+    $("drops-more").textContent = $("drops-more").title = reasons || "nothing lost";
   }
 }

@@ -23,7 +23,7 @@ from streaming.webrtc.tracks import Outgoing, PacketTrack, SoundFeed, VideoFeed
 View = Literal["picture", "condition"]
 
 SOUND_TICK_NS = OPUS_SAMPLES * 1_000_000_000 // AUDIO_CLOCK
-SOUND_CATCH_UP_NS = 5 * SOUND_TICK_NS  # a loop that was held up longer than this skips sound instead of bunching it
+SOUND_CATCH_UP_NS = 10 * SOUND_TICK_NS  # a loop that was held up longer than this skips sound instead of bunching it
 
 log = structlog.get_logger()
 
@@ -51,7 +51,8 @@ class Transmitter:
         self._clock = clock or MonotonicClock()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._video: dict[tuple[View, VideoCodec], VideoFeed] = {}
-        self._sound = SoundFeed(self._executor, self._rates.sound)
+        self._sound_executor = ThreadPoolExecutor(1, thread_name_prefix="encode-sound")  # never behind a picture
+        self._sound = SoundFeed(self._sound_executor, self._rates.sound)
         self._tasks: list[asyncio.Task[None]] = []
 
     def video(self, view: View, codec: VideoCodec) -> PacketTrack:
@@ -83,7 +84,8 @@ class Transmitter:
             if isinstance(outcome, Exception):
                 log.error("a pump had failed", error=repr(outcome))
         self._tasks = []
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._sound_executor):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def tick_pictures(self, play_ns: int) -> Shown | None:
         """Show what the show has for `play_ns`."""
@@ -111,7 +113,7 @@ class Transmitter:
             await self._sleep_until(start_ns + tick * period_ns)
             missed = (self._clock.now_ns() - start_ns) // period_ns - tick
             if missed > 0:  # the loop was held up: those moments have passed
-                self._meter.on_drop("event loop", missed)
+                self._meter.on_drop("server late", missed)
                 tick += missed
             self.tick_pictures(start_ns + tick * period_ns)
             tick += 1
