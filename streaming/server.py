@@ -43,12 +43,12 @@ def build_app(
 ) -> web.Application:
     """The application. Starting it starts `show`; its clean-up stops it.
 
-    `on_pose` serves the WebSocket `/pose`; without it there is none.
+    `on_pose` serves the WebSocket `/pose` and takes poses from viewers' data channels; without it there are none.
     """
     meter = Meter(version)
     rates = Rates(picture=settings.picture_bitrate, condition=settings.condition_bitrate, sound=settings.sound_bitrate)
     transmitter = Transmitter(show, meter, rates, threads=settings.encode_threads)
-    whep = WhepEndpoint(transmitter, settings.max_viewers, settings.ice_servers)
+    whep = WhepEndpoint(transmitter, settings.max_viewers, settings.ice_servers, on_pose.feed if on_pose else None)
     meter.collect_from(show, lambda: whep.viewers)
     pages = _Pages(show, meter, whep)
 

@@ -23,6 +23,7 @@ from streaming.clock import FakeClock
 from streaming.metrics import Meter
 from streaming.server import build_app
 from streaming.settings import Settings
+from streaming.sources.websocket import PoseSockets
 from streaming.webrtc import whep
 from streaming.webrtc.encoder import AUDIO_CLOCK, OPUS_SAMPLES, VIDEO_CLOCK, SoundEncoder, VideoEncoder
 from streaming.webrtc.offer import UnsupportedError, read_offer
@@ -45,9 +46,12 @@ async def served(show: FakeShow | None = None, **settings: object) -> AsyncItera
 
 
 async def make_viewer(kinds: str = "vva", codec: str | None = None) -> RTCPeerConnection:
-    """A peer that has offered to receive: one letter for each section, v or a."""
+    """A peer that has offered to receive: one letter for each section, v or a; d is a data channel for poses."""
     pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     for kind in kinds:
+        if kind == "d":
+            pc.createDataChannel("pose", ordered=False, maxRetransmits=0)
+            continue
         transceiver = pc.addTransceiver({"v": "video", "a": "audio"}[kind], "recvonly")
         if kind == "v" and codec:
             capabilities = RTCRtpReceiver.getCapabilities("video").codecs
@@ -118,6 +122,39 @@ def test_a_viewer_sees_picture_and_condition_and_hears_sound(codec: str) -> None
             await pc.close()
 
     asyncio.run(scenario())
+
+
+def test_a_viewer_sends_poses_over_a_data_channel() -> None:
+    async def main() -> None:
+        heard: list[bytes] = []
+
+        def feed(data: bytes | bytearray | memoryview | str) -> bool:
+            assert not isinstance(data, str)
+            heard.append(bytes(data))
+            return True
+
+        server = TestServer(build_app(FakeShow(), Settings(), on_pose=PoseSockets(feed)))
+        await server.start_server()
+        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        try:
+            pc.addTransceiver("video", "recvonly")
+            channel = pc.createDataChannel("pose", ordered=False, maxRetransmits=0)
+            opened = asyncio.Event()
+            channel.on("open", opened.set)
+            await pc.setLocalDescription(await pc.createOffer())
+            async with aiohttp.ClientSession() as client:
+                await watch(client, str(server.make_url("")).rstrip("/"), pc)
+                await asyncio.wait_for(opened.wait(), 20)
+                channel.send(b"one pose message")
+                async with asyncio.timeout(10):
+                    while not heard:
+                        await asyncio.sleep(0.02)
+        finally:
+            await pc.close()
+            await server.close()
+        assert heard == [b"one pose message"]
+
+    asyncio.run(main())
 
 
 def test_the_codec_that_is_answered() -> None:
@@ -253,6 +290,10 @@ def test_what_an_offer_may_ask_for() -> None:
     assert [s.role for s in read_offer(offer_text("av")).sections] == ["sound", "picture"]
     assert [s.codec for s in read_offer(offer_text("v", "VP8")).sections] == ["vp8"]
 
+    assert [s.role for s in read_offer(offer_text("vd")).sections] == ["picture", "poses"]
+
+    with pytest.raises(UnsupportedError, match="only data channels"):
+        read_offer(offer_text("d"))
     with pytest.raises(UnsupportedError, match="a third one"):
         read_offer(offer_text("vvv"))
     with pytest.raises(UnsupportedError, match="a second one"):

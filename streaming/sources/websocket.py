@@ -20,7 +20,7 @@ class PoseSockets:
     """
 
     def __init__(self, feed: Feed, most: int = 8) -> None:
-        self._feed = feed
+        self.feed = feed
         self._most = most
         self._open: set[web.WebSocketResponse] = set()
 
@@ -41,7 +41,7 @@ class PoseSockets:
         try:
             async for message in socket:
                 if message.type in (WSMsgType.BINARY, WSMsgType.TEXT):
-                    self._feed(message.data)
+                    self.feed(message.data)
         finally:
             self._open.discard(socket)
             log.info("sender gone", peer=request.remote, code=socket.close_code)

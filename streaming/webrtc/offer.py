@@ -16,7 +16,7 @@ from streaming.webrtc.encoder import VideoCodec
 
 MAX_CANDIDATES = 40  # a browser on a laptop with many interfaces offers about a dozen
 
-Role = Literal["picture", "condition", "sound"]
+Role = Literal["picture", "condition", "sound", "poses"]
 
 
 class UnsupportedError(InputError):
@@ -28,7 +28,7 @@ class Section:
     """One media section of the offer."""
 
     role: Role
-    codec: VideoCodec | Literal["opus"]
+    codec: VideoCodec | Literal["opus", "sctp"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Offer:
 
 
 def read_offer(text: str) -> Offer:
-    """Read a WHEP offer: one or two video sections (the picture, then its mesh condition) and one of sound.
+    """Read a WHEP offer: one or two video sections (the picture, then its mesh condition), one of sound, and one of data
+    channels, over which a viewer who is also the performer sends poses (docs/wire.md).
 
     Raises InputError where it is not such an SDP, UnsupportedError where it is but cannot be served.
     """
@@ -62,6 +63,8 @@ def read_offer(text: str) -> Offer:
             raise InputError("offer", f"{where} a=mid", "a name of its own", repr(media.rtp.muxId))
         mids.add(media.rtp.muxId)
         sections.append(Section(_role(where, media, sections), _codec(where, media)))
+    if all(section.role == "poses" for section in sections):
+        raise UnsupportedError("offer", "media", "audio or video", "only data channels")
     bundles = [group.items for group in description.group if group.semantic == "BUNDLE"]
     if (bundles or len(sections) > 1) and [sorted(items) for items in bundles] != [sorted(mids)]:
         raise UnsupportedError("offer", "a=group", "BUNDLE of all sections", repr(bundles) if bundles else "none")
@@ -82,11 +85,15 @@ def _check_transport(where: str, media: sdp.MediaDescription) -> None:
 
 
 def _role(where: str, media: sdp.MediaDescription, before: list[Section]) -> Role:
+    roles = [section.role for section in before]
+    if media.kind == "application":
+        if "poses" in roles:
+            raise UnsupportedError("offer", where, "one section of data channels", "a second one")
+        return "poses"
     if media.kind not in ("audio", "video"):
-        raise UnsupportedError("offer", where, "audio or video", media.kind)
+        raise UnsupportedError("offer", where, "audio, video or application", media.kind)
     if media.direction not in ("recvonly", "sendrecv"):
         raise UnsupportedError("offer", where, "a=recvonly", f"a={media.direction}")
-    roles = [section.role for section in before]
     if media.kind == "audio":
         if "sound" in roles:
             raise UnsupportedError("offer", where, "one audio section", "a second one")
@@ -96,8 +103,12 @@ def _role(where: str, media: sdp.MediaDescription, before: list[Section]) -> Rol
     return "condition" if "picture" in roles else "picture"
 
 
-def _codec(where: str, media: sdp.MediaDescription) -> VideoCodec | Literal["opus"]:
+def _codec(where: str, media: sdp.MediaDescription) -> VideoCodec | Literal["opus", "sctp"]:
     """H.264 where it is offered as aiortc can answer it (constrained baseline, packetization mode 1), else VP8."""
+    if media.kind == "application":
+        if media.sctpmap == {} and media.sctp_port is None:
+            raise UnsupportedError("offer", where, "data channels over SCTP", "none")
+        return "sctp"
     offered = [codec.name.lower() for codec in media.rtp.codecs]
     if media.kind == "audio":
         if "opus" not in offered:

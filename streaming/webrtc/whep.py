@@ -6,6 +6,7 @@ Trickle ICE and ICE restarts are not spoken yet: PATCH is refused as the draft s
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import secrets
 import time
@@ -24,6 +25,8 @@ from aiortc import (
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 
 from engine.errors import InputError
+from streaming.sources.datachannel import attach
+from streaming.sources.intake import Feed
 from streaming.webrtc.encoder import (
     VideoCodec,
     host_addresses,
@@ -114,8 +117,16 @@ class Session:
 class WhepEndpoint:
     """The resource `/whep` and the sessions below it."""
 
-    def __init__(self, transmitter: Transmitter, max_viewers: int, ice_servers: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        transmitter: Transmitter,
+        max_viewers: int,
+        ice_servers: tuple[str, ...] = (),
+        feed: Feed | None = None,
+    ) -> None:
+        """`feed` takes the pose messages that a viewer sends over a data channel; without it they are ignored."""
         self._transmitter = transmitter
+        self._feed = feed
         self._max_viewers = max_viewers
         self._ice_servers = ice_servers
         self._sessions: dict[str, Session] = {}
@@ -183,6 +194,8 @@ class WhepEndpoint:
         opened = False
         try:
             self._add_tracks(pc, offer)
+            if self._feed is not None:
+                pc.on("datachannel", functools.partial(attach, feed=self._feed))
             await pc.setRemoteDescription(RTCSessionDescription(offer.text, "offer"))
             set_host_addresses(pc, host_addresses(loopback))
             await pc.setLocalDescription(await pc.createAnswer())
@@ -206,6 +219,8 @@ class WhepEndpoint:
     def _add_tracks(self, pc: RTCPeerConnection, offer: Offer) -> None:
         """One sending transceiver for each section, in the offer's order: aiortc matches them by kind and order."""
         for section in offer.sections:
+            if section.role == "poses":
+                continue
             if section.role == "sound":
                 transceiver = pc.addTransceiver(self._transmitter.sound(), "sendonly")
                 transceiver.setCodecPreferences(_capabilities("audio", "opus"))
