@@ -222,7 +222,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 @app.command(name="export", epilog="Example:  liveanchor export --avatar my-avatar")
 def export_command(avatar: AvatarFolder = None) -> None:
-    """Turn an avatar's networks into graphs that the runtimes load. Needs the extra [train]."""
+    """Turn an avatar's networks into graphs that the runtimes load. Needs the extra \\[train]."""
     from export.graphs import export_avatar
 
     from engine.avatar import bundled_avatar

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from export import cpu
 from export.runtime import describe
 
 State = Literal["ok", "note", "missing"]
@@ -52,27 +53,33 @@ def _machine() -> Iterator[Finding]:
         "machine", "cores", "ok" if enough else "note", str(cores),
         "networks, encoder and streaming share them" if enough else "one core is too few for 25 frames a second",
     )  # fmt: skip
-    model, flags = _cpu()
-    best = next((name for name in CPU_FEATURES if name in flags), None)
+    features = cpu.features()
+    best = next((name for name in CPU_FEATURES if name in features), None)
     yield Finding(
-        "machine", "cpu", "ok" if best in ("amx_bf16", "avx512_bf16") else "note", f"{model}; {best or 'no known vectors'}",
-        CPU_FEATURES[best] if best else "the networks will be slow; measure with liveanchor render",
+        "machine", "cpu", "ok" if cpu.has_bf16() else "note", f"{_cpu_model()}; {best or 'no known vectors'}",
+        CPU_FEATURES[best] if best else "the networks may be slow: `liveanchor render` shows how many pictures a second",
     )  # fmt: skip
 
 
-def _cpu() -> tuple[str, set[str]]:
-    """Model name and feature flags; empty where the system does not tell."""
+def _cpu_model() -> str:
     with contextlib.suppress(OSError):
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-        facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-        return facts.get("model name", platform.processor()), set(facts.get("flags", "").split())
-    return platform.processor() or platform.machine(), set()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _runtimes() -> Iterator[Finding]:
-    for info in describe():
-        state: State = "ok" if info.version else "missing" if info.chosen else "note"
-        yield Finding("runtime", info.name, state, info.version or "not installed", info.note, info.install)
+    infos = describe()
+    for info in infos:
+        if info.version is not None:
+            means = f"computes in {info.precision}; {info.reason}" + ("; taken by auto" if info.chosen else "")
+            yield Finding("runtime", info.name, "ok", info.version, means)
+        else:
+            needed = not any(other.chosen for other in infos)
+            means = "nothing can run the networks" if needed else "not needed: another one is there"
+            todo = info.reason.partition(": ")[2]
+            yield Finding("runtime", info.name, "missing" if needed else "note", "not installed", means, todo)
 
 
 def _gpu() -> Iterator[Finding]:
