@@ -11,7 +11,7 @@ It puts an avatar's stages together and runs them one after the other; others ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 
@@ -102,6 +102,24 @@ class LiveEngine:
             stage.reset()
 
 
+def window_graph(frames: int, networks: Container[str]) -> str:
+    """The diffusion graph for windows of `frames`: `body_w2` for two where there is such a one, else `body`."""
+    name = f"body_w{frames}"
+    return name if name in networks else "body"
+
+
+def needed(avatar: Avatar, context: int | None = None, hop: int = 1) -> tuple[str, ...]:
+    """Those of the avatar's graphs that a LiveEngine with this `context` and `hop` calls."""
+    context = avatar.denoise.context if context is None else context
+    body = window_graph(context + hop, avatar.networks)
+    face = ("encoder", "face")
+    return tuple(
+        name
+        for name in avatar.networks
+        if name == body or not (name.startswith("body") or (name.startswith(face) and not avatar.face.enabled))
+    )
+
+
 def load_body(avatar: Avatar) -> Body:
     """The person's body, from the SMPL-X file that the avatar names."""
     return BodyModel.load(avatar.body_file() or standin_path()).shaped(np.array(avatar.body.betas))
@@ -123,7 +141,8 @@ def _stages(
         fields = avatar.face
         noise = _noise(fields.latent, fields.denoise, seed)
         sampler = _sampler(avatar.schedule, fields.denoise, noise)
-        constants = _constants(avatar, networks, "face", "head", fields.denoise)
+        told = "face_appearance" if "face_appearance" in networks else "appearance"  # for a crop's size
+        constants = _constants(avatar, networks, "face", "head", told, fields.denoise)
         encoder = networks["face_encoder"] if "face_encoder" in networks else networks["encoder"]
         stages.append(
             FaceStage(
@@ -137,8 +156,9 @@ def _stages(
 def _denoise_stage(avatar: Avatar, networks: Mapping[str, Network], context: int, hop: int, seed: int) -> DenoiseStage:
     noise = _noise(avatar.latent, avatar.denoise, seed)
     sampler = _sampler(avatar.schedule, avatar.denoise, noise)
-    constants = _constants(avatar, networks, "body", "body", avatar.denoise)
-    predictor = Predictor(networks["body"], sampler.times.now, constants, context + hop)
+    graph = window_graph(context + hop, networks)
+    constants = _constants(avatar, networks, graph, "body", "appearance", avatar.denoise)
+    predictor = Predictor(networks[graph], sampler.times.now, constants, context + hop)
     hint = networks.get("hint")
     kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
     return DenoiseStage(hint, predictor, Causal(sampler, predictor, context, hop), noise, kept)
@@ -154,9 +174,9 @@ def _sampler(schedule: Schedule, denoise: DenoiseFields, noise: Noise) -> Sample
 
 
 def _constants(
-    avatar: Avatar, networks: Mapping[str, Network], graph: str, part: str, denoise: DenoiseFields
+    avatar: Avatar, networks: Mapping[str, Network], graph: str, part: str, encoder: str, denoise: DenoiseFields
 ) -> dict[str, np.ndarray]:
     """What the diffusion graph is told about the person, by input name."""
     if "appearance" not in networks[graph].inputs:
         return {}
-    return {"appearance": appearance(avatar, networks.get("appearance"), part, guided=denoise.guidance != 1.0)}
+    return {"appearance": appearance(avatar, networks.get(encoder), part, guided=denoise.guidance != 1.0)}

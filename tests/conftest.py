@@ -26,3 +26,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         torch = pytest.importorskip("torch", reason="needs torch with a CUDA device")
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an exported avatar of random small networks, with a face. Read-only: copy what you change."""
+    for package in ("torch", "diffusers", "onnxscript"):
+        pytest.importorskip(package, reason="exporting needs the [train] extra")
+    from small_avatar import write_avatar
+
+    from export.avatar import export_avatar
+
+    folder = tmp_path_factory.mktemp("exported")
+    write_avatar(folder)
+    export_avatar(folder / "avatar")
+    return folder / "avatar"

@@ -24,7 +24,7 @@ TRAINING_ONLY = {
     "onnx",
     "onnxscript",
 }
-MAY_TRAIN = ("engine/networks/", "engine/training/", "export/graphs", "export/verify", "export/__main__", "bench/")
+MAY_TRAIN = ("engine/networks/", "engine/training/", "export/graphs", "export/tracing", "export/verify", "export/__main__", "bench/")
 
 
 def sources() -> list[Path]:

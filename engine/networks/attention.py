@@ -70,4 +70,4 @@ def set_window(network: nn.Module, frames: int, scope: Scope = "frame", all_fram
     for norm in norms:
         if isinstance(norm, nn.GroupNorm):
             norm.__class__ = WindowNorm  # the same weights, another forward
-            norm.frames = frames if scope == "window" else 1
+            norm.frames = frames if scope == "window" else 1  # type: ignore[assignment]

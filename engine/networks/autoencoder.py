@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
@@ -88,7 +88,7 @@ class Decoder(nn.Module):
             self.skip8, self.skip4 = (nn.Conv2d(h, c, 1) for h, c in zip(hint_channels, (c8, c4), strict=True))
             for conv in (self.skip8, self.skip4):  # zero convolutions: at first the decoder is the autoencoder's own
                 nn.init.zeros_(conv.weight)
-                nn.init.zeros_(conv.bias)
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, latents: Tensor, skips: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x = self.blocks16(self.conv_in(latents))

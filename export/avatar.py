@@ -1,0 +1,41 @@
+"""Export an avatar: every network of its folder as an ONNX graph in that folder, and the list of them.
+
+export_avatar(Path("engine/avatars/anchor"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from engine import toml
+from engine.avatar import FILE, Avatar
+from engine.networks import folder as stored
+from export.graphs import graphs
+from export.manifest import Manifest
+from export.tracing import Traced, trace, write
+
+
+def export_avatar(folder: Path, progress: Callable[[Traced, Path], None] | None = None) -> Avatar:
+    """Write NAME.onnx for every graph, graphs.json, and the graphs' names into avatar.toml; returns the avatar.
+
+    Half an export is never taken for a whole one: the list is written last, and an older one is gone before the first.
+    InputError where the folder is no avatar's, or its networks are not whole.
+    """
+    folder = Path(folder)
+    avatar = toml.read(folder / FILE, Avatar)  # its graphs need not be there yet
+    networks = stored.load(folder, avatar.denoise.control_scale)
+    where = stored.places(networks)
+    (folder / "graphs.json").unlink(missing_ok=True)
+    weights = {}
+    for graph in graphs(avatar, networks):
+        traced = trace(graph, where, folder)
+        file = write(traced, folder)
+        weights[graph.name] = traced.weights
+        if progress is not None:
+            progress(traced, file)
+    avatar = replace(avatar, networks={name: f"{name}.onnx" for name in weights})
+    avatar.write(folder)
+    Manifest.of(folder, weights).write(folder)
+    return Avatar.load(folder)

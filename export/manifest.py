@@ -1,0 +1,95 @@
+"""graphs.json beside an avatar's graphs: what was exported, and the files that it refers to, so that only whole and matching ones run.
+
+Standard library only: serving reads it. A graph refers to its weights by offset, so other weights of the same name are not
+its weights until it is exported again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError
+
+FILE = "graphs.json"
+AGAIN = "run the export again"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A file's size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> Stamp:
+        data = file.read_bytes()
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One exported graph: its own stamp, and the weights that it refers to."""
+
+    graph: Stamp
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All graphs of an avatar by name, and the stamps of their weights by file."""
+
+    graphs: dict[str, Entry]
+    weights: dict[str, Stamp]
+
+    @classmethod
+    def of(cls, folder: Path, weights: dict[str, tuple[str, ...]]) -> Manifest:
+        """The files as they are; `weights` by graph."""
+        graphs = {name: Entry(Stamp.of(folder / f"{name}.onnx"), files) for name, files in weights.items()}
+        files = sorted({file for entry in graphs.values() for file in entry.weights})
+        return cls(graphs, {file: Stamp.of(folder / file) for file in files})
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """InputError where it is missing or no manifest."""
+        path = folder / FILE
+        try:
+            table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            graphs = {n: Entry(Stamp(**e["graph"]), tuple(e["weights"])) for n, e in table["graphs"].items()}
+            return cls(graphs, {name: Stamp(**stamp) for name, stamp in table["weights"].items()})
+        except FileNotFoundError:
+            raise InputError(str(path), "file", "the list of exported graphs", "no such file", AGAIN) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(str(path), "file", "the list of exported graphs", repr(error)[:120], AGAIN) from None
+
+    def write(self, folder: Path) -> None:
+        """At once or not at all."""
+        half = folder / f".{FILE}.part"
+        half.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(half, folder / FILE)
+
+    def check(self, folder: Path, names: Iterable[str]) -> None:
+        """InputError unless the graphs `names` and every file that they refer to are those that were exported."""
+        for name in names:
+            if name not in self.graphs:
+                raise InputError(str(folder / FILE), name, f"one of {', '.join(self.graphs)}", "no such graph", AGAIN)
+            _same(folder / f"{name}.onnx", self.graphs[name].graph)
+        for file in sorted({file for name in names for file in self.graphs[name].weights}):
+            _same(folder / file, self.weights[file])
+
+
+def _same(file: Path, stamp: Stamp) -> None:
+    try:
+        found = Stamp.of(file)
+    except OSError as error:
+        raise InputError(str(file), "file", "a file of the exported graphs", error.strerror or str(error)) from None
+    if found.bytes != stamp.bytes:
+        raise InputError(str(file), "size", f"{stamp.bytes} bytes, as exported", f"{found.bytes} bytes", AGAIN)
+    if found.sha256 != stamp.sha256:
+        raise InputError(str(file), "content", "what was exported", "another file of the same size", AGAIN)

@@ -1,0 +1,133 @@
+"""The seam to whatever executes graphs: `load` an avatar's graphs as Networks, `describe` the runtimes of this machine.
+
+It knows which runtimes there are and which is the fastest here, not what the graphs compute. Runtimes are imported only when
+they are asked for; none of them needs torch, onnx or safetensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from engine.errors import InputError
+from engine.network import Network
+from export import cpu
+from export.manifest import Manifest
+
+Precision = Literal["auto", "f32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How graphs are to be run. `threads` None: all cores. `cache`: a folder for compiled graphs, None for none."""
+
+    precision: Precision = "auto"
+    threads: int | None = None
+    cache: Path | None = None
+
+
+class Runtime(Protocol):
+    """A module of export.runtimes."""
+
+    PRECISIONS: tuple[str, ...]
+
+    def load(self, path: Path, options: Options) -> Network:
+        """One graph, ready to run. Any exception: it cannot."""
+        ...
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """A runtime on this machine. `version` None: not installed. `chosen`: what `auto` takes, and `reason` says why."""
+
+    name: str
+    version: str | None
+    precision: str  # what `auto` computes in
+    features: tuple[str, ...]  # of the processor, where they matter
+    chosen: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    name: str
+    package: str
+    extra: str
+    why: str
+
+
+# The fastest first, as measured on CPUs.
+LADDER = (
+    _Known("openvino", "openvino", "cpu", "the fastest on CPUs"),
+    _Known("onnxruntime", "onnxruntime", "onnxruntime", "runs wherever ONNX does"),
+)
+
+
+def load(
+    avatar_dir: Path,
+    names: Iterable[str],
+    runtime: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: Path | None = None,
+) -> dict[str, Network]:
+    """The graphs `names` of the avatar in `avatar_dir`, checked to be what was exported, by name.
+
+    InputError for an unknown or missing runtime, a precision that it lacks, and files that are missing, truncated or others.
+    """
+    names = tuple(names)
+    folder = Path(avatar_dir)
+    known = _choose(runtime)
+    if importlib.util.find_spec(known.package) is None:
+        raise InputError(
+            "runtime", known.name, "an installed package", "none", f"pip install 'liveanchor[{known.extra}]'"
+        )
+    module = cast(Runtime, importlib.import_module(f"export.runtimes.{known.name}"))
+    if precision != "auto" and precision not in module.PRECISIONS:
+        raise InputError("runtime", "precision", " | ".join(("auto", *module.PRECISIONS)), precision)
+    Manifest.load(folder).check(folder, names)
+    options = Options(cast(Precision, precision), threads, cache)
+    networks = {}
+    for name in names:
+        path = folder / f"{name}.onnx"
+        try:
+            networks[name] = module.load(path, options)
+        except Exception as error:  # the runtimes' own, of many kinds
+            line = " ".join(str(error).split())[:200]
+            raise InputError(str(path), "graph", f"one that {known.name} runs", line) from error
+    return networks
+
+
+def describe() -> list[RuntimeInfo]:
+    """Every runtime that LiveAnchor knows, the fastest first."""
+    infos: list[RuntimeInfo] = []
+    for known in LADDER:
+        version = _version(known.package)
+        first = version is not None and not any(info.chosen for info in infos)
+        why = known.why if version else f"not installed: pip install 'liveanchor[{known.extra}]'"
+        if version and not first:
+            why = f"{why}; {next(info.name for info in infos if info.chosen)} is faster"
+        precision = "bf16" if known.name == "openvino" and cpu.has_bf16() else "f32"
+        infos.append(RuntimeInfo(known.name, version, precision, cpu.features(), first, why))
+    return infos
+
+
+def _choose(runtime: str) -> _Known:
+    for known in LADDER:
+        if known.name == runtime or (runtime == "auto" and _version(known.package)):
+            return known
+    if runtime == "auto":
+        raise InputError("runtime", "auto", "openvino or onnxruntime", "neither", "pip install 'liveanchor[cpu]'")
+    raise InputError("runtime", "name", " | ".join(["auto", *(known.name for known in LADDER)]), runtime)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

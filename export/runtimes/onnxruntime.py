@@ -1,0 +1,51 @@
+"""ONNX Runtime on the CPU, float32: inputs and outputs bound once, and no threads that spin while they wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from export.runtime import Options
+
+PRECISIONS = ("f32",)
+TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
+
+
+class ONNXRuntimeNetwork:
+    """A session with its own input and output memory (engine.network.Network)."""
+
+    def __init__(self, session: Any) -> None:
+        self.inputs = MappingProxyType({value.name: tuple(value.shape) for value in session.get_inputs()})
+        self.outputs = MappingProxyType({value.name: tuple(value.shape) for value in session.get_outputs()})
+        self._session, self._binding = session, session.io_binding()
+        self._given = {value.name: np.zeros(value.shape, TYPES[value.type]) for value in session.get_inputs()}
+        said = {value.name: np.zeros(value.shape, TYPES[value.type]) for value in session.get_outputs()}
+        self._said = MappingProxyType(said)
+        for bind, arrays in ((self._binding.bind_input, self._given), (self._binding.bind_output, said)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def __call__(self, **inputs: np.ndarray) -> MappingProxyType[str, np.ndarray]:
+        """ValueError where an input is missing, unknown or of another shape."""
+        if inputs.keys() != self.inputs.keys():
+            raise ValueError(f"inputs are {', '.join(self.inputs)}, not {', '.join(inputs)}")
+        for name, array in inputs.items():
+            if array.shape != self.inputs[name]:
+                raise ValueError(f"{name} is {self.inputs[name]}, not {array.shape}")
+            np.copyto(self._given[name], array, casting="same_kind")
+        self._session.run_with_iobinding(self._binding)
+        return self._said
+
+
+def load(path: Path, options: Options) -> ONNXRuntimeNetwork:
+    """Open the graph at `path` on the CPU."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    return ONNXRuntimeNetwork(onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"]))

@@ -1,0 +1,148 @@
+"""Running graphs: the seam, what is refused, and the live engine on the real thing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import pose_frame
+
+from engine.avatar import Avatar
+from engine.errors import InputError
+from engine.live import LiveEngine, needed
+from engine.picture import Picture
+from export import runtime
+from export.verify import installed
+
+RUNTIMES = [info.name for info in runtime.describe() if info.version]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    shutil.copytree(exported, tmp_path / "avatar")
+    return tmp_path / "avatar"
+
+
+def show(folder: Path, name: str, precision: str, context: int = 0, frames: int = 3) -> list[Picture]:
+    avatar = Avatar.load(folder)
+    networks = runtime.load(folder, needed(avatar, context), name, precision, threads=2)
+    engine = LiveEngine(avatar, networks, context=context)
+    return [p for i in range(frames) for p in engine.feed(pose_frame(i * 40_000_000, i))]
+
+
+def test_the_fastest_that_is_installed_is_taken() -> None:
+    infos = runtime.describe()
+    assert [info.name for info in infos] == ["openvino", "onnxruntime"]
+    chosen = [info for info in infos if info.chosen]
+    assert len(chosen) == 1
+    assert chosen[0].name == next(info.name for info in infos if info.version)
+    assert all(info.reason for info in infos)
+
+
+def test_auto_without_the_first_takes_the_next(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_version", lambda package: "1" if package == "onnxruntime" else None)
+    assert [info.chosen for info in runtime.describe()] == [False, True]
+    assert "pip install" in runtime.describe()[0].reason
+    network = runtime.load(exported, ["hint"])["hint"]
+    assert type(network).__name__ == "ONNXRuntimeNetwork"
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_network_is_named_arrays_in_and_out(exported: Path, name: str) -> None:
+    network = runtime.load(exported, ["decoder"], name, "f32", 1)["decoder"]
+    assert dict(network.inputs) == {"latents": (1, 8, 8, 8), "hint8": (1, 16, 16, 16), "hint4": (1, 16, 32, 32)}
+    assert dict(network.outputs) == {"image": (1, 128, 128, 3)}
+    rng = np.random.default_rng(0)
+    given = {k: rng.standard_normal(shape, np.float32) for k, shape in network.inputs.items()}
+    first = network(**given)["image"]
+    kept = first.copy()
+    other = network(**{k: -v for k, v in given.items()})["image"]
+    assert np.shares_memory(first, other)  # the same memory, every time
+    assert not np.array_equal(kept, other)
+    assert np.array_equal(network(**given)["image"], kept)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_wrong_inputs_are_refused(exported: Path, name: str) -> None:
+    network = runtime.load(exported, ["hint"], name, "f32", 1)["hint"]
+    with pytest.raises(ValueError, match="condition, not picture"):
+        network(picture=np.zeros((1, 128, 128, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\(1, 128, 128, 3\), not \(1, 64, 128, 3\)"):
+        network(condition=np.zeros((1, 64, 128, 3), np.uint8))
+    with pytest.raises(TypeError):
+        network(condition=np.zeros((1, 128, 128, 3), np.float32))  # bytes are wanted: no silent rounding
+
+
+def test_unknown_runtime_precision_and_graph(exported: Path) -> None:
+    with pytest.raises(InputError, match=r"auto \| openvino \| onnxruntime, got abacus"):
+        runtime.load(exported, ["hint"], "abacus")
+    with pytest.raises(InputError, match=r"precision: expected auto \| f32, got bf16"):
+        runtime.load(exported, ["hint"], "onnxruntime", "bf16")
+    with pytest.raises(InputError, match="no such graph"):
+        runtime.load(exported, ["soul"])
+
+
+def test_files_that_are_not_those_exported_are_refused(copied: Path) -> None:
+    weights = copied / "vae" / "diffusion_pytorch_model.safetensors"
+    whole, size = weights.read_bytes(), weights.stat().st_size
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match=f"vae.*size: expected {size} bytes, as exported, got {size - 100} bytes"):
+        runtime.load(copied, ["decoder"])
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"vae.*another file of the same size \(run the export again\)"):
+        runtime.load(copied, ["decoder"])
+    runtime.load(copied, ["hint"])  # does not refer to it
+    weights.unlink()
+    with pytest.raises(InputError, match=r"vae.*No such file"):
+        runtime.load(copied, ["decoder"])
+    (copied / "hint.onnx").write_bytes((copied / "hint.onnx").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"hint\.onnx: size"):
+        runtime.load(copied, ["hint"])
+    (copied / "graphs.json").write_text('{"graphs": 3}')
+    with pytest.raises(InputError, match=r"graphs\.json"):
+        runtime.load(copied, ["hint"])
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_the_live_engine_paints_the_same_pictures_again(exported: Path, context: int) -> None:
+    first, again = (show(exported, "auto", "auto", context) for _ in range(2))
+    assert [p.image.shape for p in first] == [(128, 128, 3)] * 3
+    assert first[0].image.std() > 1  # random networks, but no blank
+    assert not np.array_equal(first[0].image, first[1].image)
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.image, b.image)
+    assert set(first[0].stage_ns) == {"body", "condition", "denoise", "decode", "face"}
+
+
+@pytest.mark.parametrize("way", [w for w in installed() if w[1] == "f32"])
+def test_runtimes_paint_nearly_the_same(exported: Path, way: tuple[str, str]) -> None:
+    ours, theirs = show(exported, *way), show(exported, "onnxruntime", "f32")
+    for a, b in zip(ours, theirs, strict=True):
+        difference = np.abs(a.image.astype(int) - b.image.astype(int))
+        assert difference.mean() < 0.05
+        assert np.quantile(difference, 0.99) <= 1
+
+
+def test_only_the_graphs_that_are_called_are_needed(exported: Path) -> None:
+    avatar = Avatar.load(exported)
+    assert "body_w2" not in needed(avatar)
+    assert "body" not in needed(avatar, context=1)
+    assert set(needed(avatar, 1)) | {"body"} == set(avatar.networks)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_running_needs_no_training_library(exported: Path, name: str) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from export import runtime
+runtime.load(Path({str(exported)!r}), ["hint"], {name!r})
+print(sorted({{m.split(".")[0] for m in sys.modules}} & {{"torch", "diffusers", "onnx", "safetensors", "PIL"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

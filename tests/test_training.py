@@ -1,0 +1,250 @@
+"""Training: the loop resumes exactly, stages learn what a small clip shows, and data that is broken says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_avatar import FRAMES, MINI, SIZE, write_clip
+from torch import Tensor, nn
+
+from engine.errors import InputError
+from engine.networks.configs import CONFIGS
+from engine.steps import Schedule
+from engine.training import loop
+from engine.training.dataset import Clip, Observation, observe
+from engine.training.frames import Frames, crop_corner, cut_weight, region_weights, to_picture, to_pixels
+from engine.training.losses import picture_loss, psnr, ssim_map
+from engine.training.stages.body import LAST, Drawer, noised
+from engine.training.train import train
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIGS, "mini", MINI)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("data") / "square")
+
+
+def run(stage: str, clip: Path, runs: Path, steps: int, **options: Any) -> nn.ModuleDict:
+    options = {"batch": 2, "held_out": 2, "threads": 1, "compiled": False, "show": False} | options
+    return train(stage, [clip], runs, config="mini", steps=steps, **options)
+
+
+def losses(runs: Path, stage: str) -> list[float]:
+    rows = [json.loads(line) for line in (runs / stage / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+class Line:
+    """A stage of one weight: fit y = 3 x. It can stop as if killed."""
+
+    name = "line"
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.modules = nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(1, 4, 1), nn.Dropout(0.2), nn.Conv2d(4, 1, 1))})
+        self.killed_at, self.calls = killed_at, 0
+
+    def loss(self, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        if self.calls == self.killed_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        x = torch.from_numpy(rng.standard_normal((8, 1, 2, 2), np.float32)) + 0.1 * torch.randn(8, 1, 2, 2)
+        return ((self.modules["net"](x) - 3 * x) ** 2).mean(), {}
+
+    def validate(self, average: nn.ModuleDict) -> tuple[dict[str, float], np.ndarray]:
+        return {"bias": float(average["net"][0].bias.abs().sum())}, np.zeros((4, 4, 3), np.uint8)  # type: ignore[index, union-attr, arg-type]
+
+
+RECIPE = loop.Recipe(steps=6, save_seconds=0.0, bf16=False, warm_up=2)
+
+
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    whole = loop.run(Line(), tmp_path / "whole", RECIPE, show=False)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(Line(killed_at=3), tmp_path / "killed", RECIPE, show=False)
+    resumed = loop.run(Line(), tmp_path / "killed", RECIPE, show=False)
+    for key, weight in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], weight), key
+    a, b = (loop.read(tmp_path / run / loop.CHECKPOINT) for run in ("whole", "killed"))
+    assert a["step"] == b["step"] == 6
+    assert all(torch.equal(a["modules"][k], b["modules"][k]) for k in a["modules"])
+
+
+def test_a_real_stage_resumes_exactly(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.training.stages.autoencoder import AutoencoderStage
+
+    whole = run("autoencoder", clip, tmp_path / "whole", 4)
+    plain, calls = AutoencoderStage.loss, 0
+
+    def killed(self: AutoencoderStage, rng: np.random.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return plain(self, rng, progress)
+
+    recipes = "engine.training.train.RECIPES"
+    monkeypatch.setitem(__import__(recipes.rsplit(".", 1)[0], fromlist=["RECIPES"]).RECIPES, "autoencoder",
+                        loop.Recipe(rate=2e-3, save_seconds=0.0))  # fmt: skip
+    monkeypatch.setattr(AutoencoderStage, "loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("autoencoder", clip, tmp_path / "killed", 4)
+    monkeypatch.setattr(AutoencoderStage, "loss", plain)
+    resumed = run("autoencoder", clip, tmp_path / "killed", 4)
+    for key, weight in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], weight), key
+
+
+def test_a_checkpoint_that_is_half_or_of_another_stage_is_one_line(tmp_path: Path) -> None:
+    loop.run(Line(), tmp_path / "line", RECIPE, show=False)
+    file = tmp_path / "line" / loop.CHECKPOINT
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="a whole checkpoint"):
+        loop.run(Line(), tmp_path / "line", RECIPE, show=False)
+    file.write_bytes(whole)
+    other = Line()
+    other.modules = nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(1, 5, 1), nn.Dropout(), nn.Conv2d(5, 1, 1))})
+    with pytest.raises(InputError, match="those of this stage's networks"):
+        loop.run(other, tmp_path / "line", RECIPE, show=False)
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    recipe = loop.Recipe(warm_up=10, final=0.1)
+    assert loop.rate_at(0, 0.0, recipe) == pytest.approx(0.1)
+    assert loop.rate_at(10, 0.0, recipe) == pytest.approx(1.0)
+    assert loop.rate_at(99, 1.0, recipe) == pytest.approx(0.1)
+
+
+def test_the_autoencoder_learns_the_clip(clip: Path, tmp_path: Path) -> None:
+    run("autoencoder", clip, tmp_path, 101)
+    falling = losses(tmp_path, "autoencoder")
+    assert falling[-1] < 0.75 * falling[0]
+    assert (tmp_path / "autoencoder" / "validation.png").exists()
+
+
+def test_the_stages_follow_each_other(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"autoencoder.*a checkpoint of this stage"):
+        run("body", clip, tmp_path, 1)
+    run("autoencoder", clip, tmp_path, 2)
+    run("body", clip, tmp_path, 41)
+    falling = losses(tmp_path, "body")
+    assert falling[-1] < 0.8 * falling[0]
+    pixels = run("pixels", clip, tmp_path, 2)
+    face = run("face", clip, tmp_path, 2)
+    assert {name for name, _ in pixels.named_children()} == {"body", "image_encoder", "decoder"}
+    assert {name for name, _ in face.named_children()} == {"head", "head_decoder"}
+
+
+def test_the_last_timestep_is_noise_alone() -> None:
+    clean, noise = torch.full((2, 1, 2, 2), 7.0), torch.randn(2, 1, 2, 2)
+    out = noised(clean, np.array([LAST, 0]), noise, Schedule())
+    assert torch.equal(out[0], noise[0])
+    assert (out[1] - 7).abs().max() < 1
+
+
+def test_windows_share_their_noise_and_finished_context_is_not_judged(clip: Path) -> None:
+    frames = Frames.train([Clip.open(clip)])
+    drawer = Drawer(frames, torch.zeros(len(frames), 2, 4, 4), batch=8, last=1.0, windows=1.0)
+    torch.manual_seed(0)
+    draw = drawer(np.random.default_rng(0))
+    assert draw.frames == 2
+    assert 1 <= len(draw.at) // 2 <= 8
+    new = draw.timestep[1::2]
+    assert (new == LAST).all()
+    for old, judged in zip(draw.timestep[0::2], draw.judged[0::2], strict=True):
+        assert (old == 0) == (judged == 0)
+    both = draw.timestep[0::2] == LAST
+    assert torch.equal(draw.noisy[0::2][both], draw.noisy[1::2][both])
+
+
+def test_frames_know_their_clip_and_what_came_before(clip: Path) -> None:
+    opened = Clip.open(clip)
+    frames = Frames.train([opened, opened])
+    assert len(frames) == 2 * (FRAMES - 2)
+    first_of_second = FRAMES - 2
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        before = frames.before(np.array([0, first_of_second, 5]), rng)
+        assert before[0] == 0
+        assert before[1] == first_of_second  # not the other clip's last
+        assert 3 <= before[2] <= 4
+    assert len(Frames.held_out([opened], 5)) == 2
+
+
+def test_pixels_come_back() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+    assert np.array_equal(to_pixels(to_picture(pixels)), pixels)
+
+
+def test_crops_lie_on_the_latents_grid_and_their_cut_sides_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    corners = {crop_corner(rng, None, 64, 128) for _ in range(200)}
+    assert all(x % 16 == y % 16 == 0 and 0 <= x <= 64 and 0 <= y <= 64 for x, y in corners)
+    assert {0, 64} <= {x for x, _ in corners}
+    weight = cut_weight(0, 64, 64, 128, margin=8)
+    assert weight[:8].sum() == 0  # its upper side is cut
+    assert weight[-1, 0] == 1  # the picture's own corner
+    assert weight[:, -8:].sum() == 0
+
+
+def test_the_heavier_region_wins() -> None:
+    boxes = np.array([[[0, 0, 8, 8], [0, 0, 4, 4], [2, 2, 6, 6], [0, 0, 0, 0]]], np.float32)
+    weight = region_weights(boxes, 16, head=5, hand=3, person=2, rest=1)[0, 0]
+    assert (weight[0, 0], weight[3, 3], weight[5, 5], weight[7, 7], weight[9, 9]) == (5, 5, 3, 2, 1)
+
+
+def test_losses_know_equal_from_different() -> None:
+    a = torch.rand(1, 3, 32, 32) * 2 - 1
+    weight = torch.ones(1, 1, 32, 32)
+    assert picture_loss(a, a, weight) < 1e-5
+    assert picture_loss(a + 0.1, a, weight) > 0.05
+    assert ssim_map(a, a).mean() == pytest.approx(1.0, abs=1e-4)
+    assert ssim_map(a, torch.rand(1, 3, 32, 32) * 2 - 1).mean().abs() < 0.1
+    assert psnr(a * 0, a * 0 + 0.2) == pytest.approx(20.0, abs=0.01)
+    assert picture_loss(a + torch.randn_like(a), a, weight * 0) < 1e-5  # nothing counts
+
+
+def test_observing_fills_what_stages_read(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "clip")
+    for file in (folder / "observed").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="made by `observe`"):
+        Clip.open(folder)
+
+    def observer(i: int) -> Observation:
+        condition = np.full((SIZE, SIZE, 3), i, np.uint8)
+        boxes, transform = np.full((4, 4), i, np.float32), np.full((2, 3), i, np.float32)
+        return Observation(condition, boxes, transform, np.full((SIZE, SIZE), i % 2 == 0))
+
+    observe(folder, observer)
+    clip = Clip.open(folder)
+    assert [clip.condition[i, 0, 0, 0] for i in range(FRAMES)] == list(range(FRAMES))
+    assert [clip.face_mask[i, 0, 0] for i in (0, 1)] == [255, 0]
+
+
+@pytest.mark.parametrize("broken", ["short", "splits", "half"])
+def test_clips_whose_files_do_not_fit_are_refused(tmp_path: Path, broken: str) -> None:
+    folder = write_clip(tmp_path / "clip")
+    if broken == "short":
+        np.save(folder / "frames.npy", np.load(folder / "frames.npy")[:-1])
+        match = "splits: expected ranges within 9 frames"
+    elif broken == "splits":
+        text = (folder / "clip.toml").read_text()
+        (folder / "clip.toml").write_text(text.replace(f"{FRAMES}]", "99]"))
+        match = "splits"
+    else:
+        file = folder / "observed" / "condition.npy"
+        file.write_bytes(file.read_bytes()[:-10])
+        match = "condition.npy"
+    with pytest.raises(InputError, match=match):
+        Clip.open(folder)
