@@ -1,7 +1,8 @@
 """An avatar's networks as graphs: what each one takes and gives, by name, with the picture formats of the live path.
 
-Pictures go in and out as bytes, (1, H, W, 3) uint8; everything else is float32. Shapes are static. Names are the seam to
-the engine: what `hint` gives, `body` and `decoder` take. It knows torch, not ONNX.
+Pictures go in and out as bytes, (1, H, W, 3) uint8; everything else is float32. Hints travel channels last, (1, h, w, C), as
+runtimes hold them, so that nothing is reordered on the way. Shapes are static. Names are the seam to the engine: what `hint`
+gives, `body` and `decoder` take. It knows torch, not ONNX.
 """
 
 from __future__ import annotations
@@ -68,14 +69,15 @@ class AppearanceGraph(nn.Module):
 
 
 class HintGraph(nn.Module):
-    """The mesh condition to its pyramid of hints."""
+    """The mesh condition to its pyramid of hints, channels last."""
 
     def __init__(self, hint: HintEncoder) -> None:
         super().__init__()
         self.hint = hint
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.hint.from_cells(cells(condition).float() / 255)
+        hint16, hint8, hint4 = self.hint.from_cells(cells(condition).float() / 255)
+        return to_last(hint16), to_last(hint8), to_last(hint4)
 
 
 class DiffusionGraph(nn.Module):
@@ -91,7 +93,7 @@ class DiffusionGraph(nn.Module):
         self._guided = [guided]  # not a submodule: its hint encoder is another graph's
 
     def forward(self, sample: Tensor, timestep: Tensor, hint16: Tensor, appearance: Tensor) -> Tensor:
-        return self._guided[0](sample, timestep, hint16, appearance)  # type: ignore[no-any-return]
+        return self._guided[0](sample, timestep, from_last(hint16), appearance)  # type: ignore[no-any-return]
 
 
 class TimestepTables(nn.Module):
@@ -138,10 +140,21 @@ class DecoderGraph(nn.Module):
         self.decoder = decoder
 
     def forward(self, latents: Tensor, hint8: Tensor, hint4: Tensor) -> Tensor:
-        x = self.decoder(latents, (hint8, hint4))  # (1, 48, h, w)
-        x = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)  # bytes before they move
+        x = self.decoder(latents, (from_last(hint8), from_last(hint4)))  # (1, 48, h, w)
+        x = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8)  # bytes before they move
+        x = to_last(x)
         _, h, w, c = x.shape
         return x.reshape(1, h, w, 4, c // 4).permute(0, 1, 3, 2, 4).reshape(1, 4 * h, 4 * w, c // 16)  # type: ignore[no-any-return]
+
+
+def to_last(x: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h, w, C)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def from_last(x: Tensor) -> Tensor:
+    """(B, h, w, C) to (B, C, h, w)."""
+    return x.permute(0, 3, 1, 2)
 
 
 def cells(image: Tensor) -> Tensor:
