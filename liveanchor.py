@@ -220,14 +220,32 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         raise typer.Exit(1)
 
 
-@app.command(name="export", epilog="Example:  liveanchor export --avatar my-avatar")
-def export_command(avatar: AvatarFolder = None) -> None:
+@app.command(name="export", epilog="Example:  liveanchor export --avatar my-avatar --verify")
+def export_command(
+    avatar: AvatarFolder = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every graph with torch in every runtime.")] = False,
+) -> None:
     """Turn an avatar's networks into graphs that the runtimes load. Needs the extra \\[train]."""
-    from export.graphs import export_avatar
-
     from engine.avatar import bundled_avatar
+    from export.avatar import export_avatar
+    from export.tracing import Traced
+    from export.verify import verify as compare
 
-    export_avatar(avatar or bundled_avatar())
+    def tell(traced: Traced, file: Path) -> None:
+        common = sorted(traced.nodes.items(), key=lambda pair: -pair[1])[:6]
+        census = ", ".join(f"{count} {kind}" for kind, count in common)
+        typer.echo(f"{file.name:20} {file.stat().st_size / 1000:6.1f} kB  {sum(traced.nodes.values())} nodes: {census}")
+
+    folder = avatar or bundled_avatar()
+    export_avatar(folder, tell)
+    if not verify:
+        return
+    rows = []
+    for row in compare(folder):
+        typer.echo(str(row))
+        rows.append(row)
+    if wrong := sum(not row.good for row in rows):
+        raise InputError(str(folder), "graphs", "what torch computes", f"{wrong} outputs that differ by more")
 
 
 def _progress(what: str, unit: str) -> Progress:

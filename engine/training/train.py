@@ -6,7 +6,7 @@ python -m engine.training autoencoder CLIP [CLIP ...] --runs RUNS --minutes 12
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def train(
     if name == "autoencoder":
         stage = AutoencoderStage(*data, **sizes)
     else:
-        stages = {"body": BodyStage, "pixels": PixelStage, "face": FaceStage}
+        stages: dict[str, Callable[..., loop.Stage]] = {"body": BodyStage, "pixels": PixelStage, "face": FaceStage}
         stage = stages[name](*data, before, **sizes)
     recipe = replace(RECIPES[name], minutes=minutes, steps=steps, seed=seed)
     if rate is not None:

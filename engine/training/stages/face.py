@@ -150,7 +150,8 @@ def crops_of(paint: dict[str, Any], vae: Autoencoder16, frames: Frames, train: F
     from engine import face
 
     n = len(frames)
-    crops = Crops(*(np.empty((n, size, size, 3), np.uint8) for _ in range(3)), np.empty((n, size, size), np.uint8))
+    truth, painted_crops, conditions = (np.empty((n, size, size, 3), np.uint8) for _ in range(3))
+    crops = Crops(truth, painted_crops, conditions, np.empty((n, size, size), np.uint8))
     with torch.autocast("cpu", torch.bfloat16):
         tokens = reference_tokens(paint, train)  # type: ignore[arg-type]
         for at in np.array_split(np.arange(n), max(1, n // 4)):
