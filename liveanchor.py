@@ -26,7 +26,7 @@ _PUBLIC = {
     "Avatar": "engine.avatar", "bundled_avatar": "engine.avatar", "BodyModel": "engine.body", "Camera": "engine.camera",
     "Condition": "engine.condition", "InputError": "engine.errors", "LiveEngine": "engine.live", "Picture": "engine.picture",
     "PoseClip": "engine.pose", "PoseFrame": "engine.pose", "Settings": "streaming.settings", "build_app": "streaming.server",
-    "load_networks": "export.runtime:load", "open_show": "streaming.opening", "read_clip": "engine.clips",
+    "load_networks": "export.runtime:load", "needed": "engine.live", "open_show": "streaming.opening", "read_clip": "engine.clips",
     "resample": "engine.resample", "standin_path": "engine.standin", "write_clip": "engine.clips",
 }  # fmt: skip
 __all__ = [*_PUBLIC, "main"]

@@ -10,7 +10,7 @@ from engine.avatar import Avatar, bundled_avatar
 from engine.body import BodyModel
 from engine.clips import read_clip
 from engine.errors import InputError
-from engine.live import LiveEngine
+from engine.live import LiveEngine, needed
 from export import runtime
 from streaming.audio import read_audio
 from streaming.clock import Clock
@@ -53,7 +53,7 @@ def open_engine(settings: Settings) -> LiveEngine:
     """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
     folder = settings.avatar or bundled_avatar()
     avatar = Avatar.load(folder)
-    networks = runtime.load(folder, list(avatar.networks), settings.runtime, settings.precision, settings.threads)
+    networks = runtime.load(folder, needed(avatar), settings.runtime, settings.precision, settings.threads)
     body = None
     if settings.body is not None:
         body = BodyModel.load(settings.body).shaped(np.array(avatar.body.betas))
