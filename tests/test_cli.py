@@ -16,13 +16,22 @@ from engine.avatar import bundled_avatar
 from engine.clips import write_clip
 from engine.pose import PoseClip
 
+ROOT = Path(liveanchor.__file__).parent
+
 needs_avatar = pytest.mark.skipif(
     not (bundled_avatar() / "avatar.toml").exists(), reason="the bundled avatar has not been exported"
 )
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of `liveanchor ARGUMENTS`."""
+    """Exit status, standard output and standard error of `liveanchor ARGUMENTS`.
+
+    `serve` sets up the logs of its process, so it gets one of its own.
+    """
+    if arguments[0] == "serve":
+        command = [sys.executable, str(ROOT / "liveanchor.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
     monkeypatch.setattr(sys, "argv", ["liveanchor", *arguments])
     with pytest.raises(SystemExit) as ending:
         liveanchor.main()
