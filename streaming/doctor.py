@@ -20,11 +20,12 @@ from export.runtime import describe
 State = Literal["ok", "note", "missing"]
 
 # what a CPU can do in hardware, fastest first, and what it does for the networks
+# with pictures a second of the bundled avatar on two cores, as bench/NOTES.md has them
 CPU_FEATURES = {
-    "amx_bf16": "matrix units: bf16 networks run several times as fast as f32",
-    "avx512_bf16": "bf16 networks run about twice as fast as f32",
-    "avx512f": "wide vectors, f32 only",
-    "avx2": "vectors, f32 only: expect to miss 25 frames a second on two cores",
+    "amx_bf16": "bf16 networks on matrix units: 25 pictures a second fit on two cores (31 ms each)",
+    "avx512_bf16": "bf16 networks: 25 pictures a second should fit on two cores; not measured on such a CPU",
+    "avx512f": "f32 networks: about 18 pictures a second on two cores (55 ms each), the rest are repeats",
+    "avx2": "f32 networks: fewer than 18 pictures a second on two cores; not measured on such a CPU",
 }
 
 
