@@ -5,17 +5,17 @@ DEV := .venv-dev
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 PORT ?= 0
 
-.PHONY: demo test slow check format clean
+.PHONY: demo test fast check format clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/liveanchor serve --port $(PORT)
 
 test: $(DEV)/.ready
-	$(DEV)/bin/python -m pytest
+	$(DEV)/bin/python -m pytest -m 'not gpu'
 
-slow: $(DEV)/.ready
-	$(DEV)/bin/python -m pytest -m slow
+fast: $(DEV)/.ready
+	$(DEV)/bin/python -m pytest
 
 check: $(DEV)/.ready
 	$(DEV)/bin/pre-commit run --all-files

@@ -206,6 +206,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         typer.echo(json.dumps({"version": __version__, "findings": [asdict(f) for f in findings]}, indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -213,8 +214,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         table.add_column(column)
     signs = {"ok": "[green]ok[/]", "note": "[yellow]--[/]", "missing": "[red]no[/]"}
     for finding in findings:
-        means = f"{finding.means}; [bold]{finding.todo}[/]" if finding.todo else finding.means
-        table.add_row(signs[finding.state], f"{finding.topic}: {finding.name}", finding.found, means)
+        means = escape(finding.means) + (f"; [bold]{escape(finding.todo)}[/]" if finding.todo else "")
+        table.add_row(signs[finding.state], f"{finding.topic}: {finding.name}", escape(finding.found), means)
     Console().print(table)
     if any(f.state == "missing" for f in findings):
         raise typer.Exit(1)

@@ -26,7 +26,8 @@ from engine.pose import PoseFrame
 from engine.work import Stage, Work, advance
 from streaming.queues import CLOSED, STALE, Door
 
-GROUPS = (("body", "condition"), ("denoise",), ("decode", "face"))
+# A thread each. Networks that run side by side only slow each other: bench/NOTES.md has the figures.
+GROUPS = (("body", "condition"), ("denoise", "decode", "face"))
 CRASHED = "crashed"
 EXIT = "exit"  # the last door, where pictures leave
 
