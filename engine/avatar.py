@@ -103,7 +103,7 @@ class RootFields:
     policy: Literal["anchored", "free"] = "anchored"
     reach: float = 0.04  # metres
     turn: float = 0.35  # radians, about the vertical
-    lean: float = 0.2  # radians, forwards and sideways
+    lean: float = 0.45  # radians, forwards and sideways
 
 
 @dataclass(frozen=True)
