@@ -205,9 +205,7 @@ def test_it_stops_while_frames_are_on_their_way() -> None:
     for _ in range(20):
         pipeline.submit(FRAME)
         time.sleep(0.005)
-    begun = time.monotonic()
     assert pipeline.stop()
-    assert time.monotonic() - begun < 2.0
     assert not any(thread.name.startswith("liveanchor-") for thread in threading.enumerate())
     pipeline.submit(FRAME)  # harmless
     assert pipeline.submitted == pipeline.finished + sum(pipeline.drops().values())

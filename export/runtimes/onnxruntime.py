@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from export.runtime import Options
+from export.runtimes.inputs import fill
 
 PRECISIONS = ("f32",)
 TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
@@ -31,12 +32,7 @@ class ONNXRuntimeNetwork:
 
     def __call__(self, **inputs: np.ndarray) -> MappingProxyType[str, np.ndarray]:
         """ValueError where an input is missing, unknown or of another shape."""
-        if inputs.keys() != self.inputs.keys():
-            raise ValueError(f"inputs are {', '.join(self.inputs)}, not {', '.join(inputs)}")
-        for name, array in inputs.items():
-            if array.shape != self.inputs[name]:
-                raise ValueError(f"{name} is {self.inputs[name]}, not {array.shape}")
-            np.copyto(self._given[name], array, casting="same_kind")
+        fill(self._given, inputs)
         self._session.run_with_iobinding(self._binding)
         return self._said
 

@@ -12,6 +12,7 @@ import openvino
 
 from export import cpu
 from export.runtime import Options
+from export.runtimes.inputs import fill
 
 PRECISIONS = ("f32", "bf16")
 
@@ -30,12 +31,7 @@ class OpenVINONetwork:
 
     def __call__(self, **inputs: np.ndarray) -> MappingProxyType[str, np.ndarray]:
         """ValueError where an input is missing, unknown or of another shape."""
-        if inputs.keys() != self.inputs.keys():
-            raise ValueError(f"inputs are {', '.join(self.inputs)}, not {', '.join(inputs)}")
-        for name, array in inputs.items():
-            if array.shape != self.inputs[name]:
-                raise ValueError(f"{name} is {self.inputs[name]}, not {array.shape}")
-            np.copyto(self._given[name], array, casting="same_kind")
+        fill(self._given, inputs)
         self._request.infer()
         return self._said
 
