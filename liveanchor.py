@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli import app as bench
 from engine.errors import InputError
+from engine.training import clip_cli
+from engine.training.cli import app as training
+from export.cli import app as avatars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +50,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+app.add_typer(training, name="train")
+app.add_typer(avatars, name="avatar")
+app.add_typer(bench, name="bench")
+app.command("studio", epilog=clip_cli.STUDIO_EXAMPLE)(clip_cli.studio)
+app.command("clip", epilog=clip_cli.CLIP_EXAMPLE)(clip_cli.clip)
 
 ClipFormat = Annotated[
     str | None, typer.Option("--format", help="The clip's format where it cannot be told from the file: talkshow, show, beat2, amass, motionx, bvh.")
@@ -60,6 +69,9 @@ RuntimeName = Annotated[str, typer.Option("--runtime", help="What runs the netwo
 Precision = Annotated[str, typer.Option(help="auto, f32 or bf16.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the avatar's own number by default.")]
+Mode = Annotated[
+    str | None, typer.Option(help="How past frames are seen: causal, bank; the avatar's own way by default.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise: the same poses and seed give the same pictures.")]
 
 
@@ -94,6 +106,7 @@ def serve(
     precision: Annotated[str | None, typer.Option(help="auto, f32 or bf16.")] = None,
     threads: Threads = None,
     steps: Steps = None,
+    mode: Mode = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")
@@ -110,7 +123,8 @@ def serve(
 
     settings = load_settings(
         config, pose=pose, audio=audio, host=host, port=port, udp_port=udp_port, loop=loop, avatar=avatar, body=body,
-        format=format, bone_map=bone_map, runtime=runtime, precision=precision, threads=threads, steps=steps, seed=seed,
+        format=format, bone_map=bone_map, runtime=runtime, precision=precision, threads=threads, steps=steps, mode=mode,
+        seed=seed,
     )  # fmt: skip
     set_up_logs(settings.log_format)
     show = open_show(settings)
@@ -163,6 +177,7 @@ def render(
     precision: Precision = "auto",
     threads: Threads = None,
     steps: Steps = None,
+    mode: Mode = None,
     seed: Seed = 0,
 ) -> None:
     """Paint a clip into a file: the same engine as live, without hurry."""
@@ -182,7 +197,14 @@ def render(
         poses = poses.first(seconds)
     speech: np.ndarray | None = read_audio(audio) if audio is not None else None
     settings = load_settings(
-        avatar=avatar, body=body, runtime=runtime, precision=precision, threads=threads, steps=steps, seed=seed
+        avatar=avatar,
+        body=body,
+        runtime=runtime,
+        precision=precision,
+        threads=threads,
+        steps=steps,
+        mode=mode,
+        seed=seed,
     )
     with _progress("painting", "pictures") as bar:
         task = bar.add_task("loading", total=None)

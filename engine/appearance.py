@@ -34,7 +34,7 @@ def _tokens(avatar: Avatar, encoder: Network | None, part: str) -> np.ndarray:
         raise InputError(str(avatar.folder), f"appearance.{part}", "a reference picture or a .npy of tokens", "none")
     path = avatar.folder / avatar.appearance[part]
     if path.suffix == ".npy":
-        return _load(path)
+        return load_tokens(path)
     if encoder is None:
         raise InputError(str(avatar.folder), "networks.appearance", f"a graph that reads {path.name}", "none")
     name, shape = next(iter(encoder.inputs.items()))
@@ -58,7 +58,8 @@ def read_picture(path: Path) -> np.ndarray:
         raise InputError(str(path), "file", "a picture", str(error) or "nothing in it") from None
 
 
-def _load(path: Path) -> np.ndarray:
+def load_tokens(path: Path) -> np.ndarray:
+    """Ready-made tokens (1, n, D) float32 of a .npy. InputError where it holds something else."""
     try:
         tokens = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

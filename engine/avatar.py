@@ -21,8 +21,12 @@ from engine import steps, toml
 from engine.camera import Camera
 from engine.errors import InputError
 
+Mode = Literal["causal", "bank"]  # how past frames are seen live: in windows, or by their keys and values
+
 FILE = "avatar.toml"
 STANDIN = "standin"
+
+Person = Literal["synthetic", "real", "unknown"]  # synthetic: does not exist; the picture is generated in any case
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class DenoiseFields:
     sampler: Literal["ddim", "lcm", "tcd"] = "ddim"
     guidance: float = 1.0  # classifier-free; 1 where none is needed or where it is distilled in
     control_scale: float = 1.0
+    mode: Mode = "causal"
     context: int = 0  # finished frames that the networks see beside the new ones
+    anchor: bool = False  # a bank keeps the stream's first frame as one of them
     window: int = 16  # of Algorithm 1
     overlap: int = 4
     normalisation: Literal["frame", "window"] = "frame"  # over what the networks' statistics pool
@@ -118,6 +124,16 @@ class FaceFields:
 
 
 @dataclass(frozen=True)
+class HandFields:
+    """The second pass over both hands' crops, with its own latents and steps."""
+
+    enabled: bool = False
+    size: int = 128
+    latent: LatentFields = LatentFields(16, 8)
+    denoise: DenoiseFields = DenoiseFields((999,))
+
+
+@dataclass(frozen=True)
 class Avatar:
     """Everything that `avatar.toml` holds, and the folder it lies in."""
 
@@ -133,7 +149,9 @@ class Avatar:
     body: BodyFields = BodyFields()
     root: RootFields = RootFields()
     face: FaceFields = FaceFields()
+    hands: HandFields = HandFields()
     appearance: dict[str, str] = field(default_factory=dict)  # body, head: the reference pictures' files
+    person: Person = "unknown"  # whom the pictures show; files of before this field do not say
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path = field(default=Path(), compare=False, metadata=toml.NOT_STORED)  # where it was loaded from
@@ -165,11 +183,18 @@ class Avatar:
         return None if self.body.file == STANDIN else self.folder / self.body.file
 
     def with_steps(self, count: int | None) -> Avatar:
-        """The same avatar with `count` steps, spread over the schedule where it names other ones (None: its own)."""
+        """The same avatar with `count` steps, spread over the schedule where it names other ones (None: its own).
+
+        Distilled avatars, whose sampler is not DDIM, start at the noisiest timestep.
+        """
         if count is None or count == len(self.denoise.timesteps):
             return self
-        times = steps.spaced(self.schedule, count).now
-        return replace(self, denoise=replace(self.denoise, timesteps=times))
+        spread = steps.spaced if self.denoise.sampler == "ddim" else steps.few
+        return replace(self, denoise=replace(self.denoise, timesteps=spread(self.schedule, count).now))
+
+    def with_mode(self, mode: Mode | None) -> Avatar:
+        """The same avatar in another mode (None: its own)."""
+        return self if mode is None else replace(self, denoise=replace(self.denoise, mode=mode))
 
 
 def bundled_avatar() -> Path:
@@ -194,7 +219,7 @@ def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
         a.size,
     )
     yield "fps", "1 to 120 pictures a second", 1 <= a.fps <= 120, a.fps
-    for name in ("body", "decoder"):
+    for name in ("body", "decoder", *(("body_bank",) if a.denoise.mode == "bank" else ())):
         yield f"networks.{name}", "a graph", name in a.networks, "none"
     yield from _latent_conditions("latent", a.latent, a.size)
     yield from _denoise_conditions("denoise", a.denoise, a.schedule)
@@ -252,22 +277,23 @@ def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
     for name in ("reach", "turn", "lean"):
         value = getattr(a.root, name)
         yield f"root.{name}", "0 to 3", 0 <= value <= 3, value
-    if a.face.enabled:
-        yield (
-            "face.size",
-            "a multiple of 16 from 64 to 1024",
-            a.face.size in range(64, 1025, 16),
-            a.face.size,
-        )
-        for name in ("face", "face_decoder"):
-            yield (
-                f"networks.{name}",
-                "a graph, as face.enabled is true",
-                name in a.networks,
-                "none",
-            )
-        yield from _latent_conditions("face.latent", a.face.latent, a.face.size)
-        yield from _denoise_conditions("face.denoise", a.face.denoise, a.schedule)
+    yield from _again_conditions("face", a.face, ("face", "face_decoder"), a)
+    yield from _again_conditions("hands", a.hands, ("hand_encoder", "hand", "hand_decoder"), a)
+
+
+def _again_conditions(
+    at: str, fields: FaceFields | HandFields, graphs: tuple[str, ...], a: Avatar
+) -> Iterator[tuple[str, str, bool, object]]:
+    if not fields.enabled:
+        return
+    sizes = range(64, 1025, 16)
+    yield f"{at}.size", "a multiple of 16 from 64 to 1024", fields.size in sizes, fields.size
+    for name in graphs:
+        yield f"networks.{name}", f"a graph, as {at}.enabled is true", name in a.networks, "none"
+    yield from _latent_conditions(f"{at}.latent", fields.latent, fields.size)
+    yield from _denoise_conditions(f"{at}.denoise", fields.denoise, a.schedule)
+    alone = fields.denoise.mode == "causal" and fields.denoise.context == 0
+    yield f"{at}.denoise.mode", "causal without context: crops see no other frames", alone, fields.denoise.mode
 
 
 def _latent_conditions(at: str, latent: LatentFields, picture: int) -> Iterator[tuple[str, str, bool, object]]:
@@ -302,6 +328,8 @@ def _denoise_conditions(
         denoise.control_scale,
     )
     yield f"{at}.context", "0 to 256", 0 <= denoise.context <= 256, denoise.context
+    room = denoise.mode != "bank" or denoise.context > denoise.anchor
+    yield f"{at}.context", f"more than {int(denoise.anchor)}, as {at}.mode is bank", room, denoise.context
     yield f"{at}.window", "1 to 256", 1 <= denoise.window <= 256, denoise.window
     yield (
         f"{at}.overlap",

@@ -15,12 +15,15 @@ import numpy as np
 from engine.body import Body
 from engine.camera import Camera
 from engine.face import face_region
+from engine.hand import hand_region
 from engine.kernels import FAST, kernel
 from engine.rasterizer import EMPTY, Raster, Rasterizer, attribute_planes
 from engine.shading import Scene, gamma_table, shade, vertex_normals
 from engine.skeleton import joint_index
 
 Style = Literal["normals", "authors"]
+
+LEFT_HAND, RIGHT_HAND, FACE = 1, 2, 3  # marks of what a pixel shows; 0: the rest
 
 AUTHORS_FOCAL = 5000.0 / 720.0  # pixels a pixel of picture height: 5000 at 1280x720, cut to the square
 
@@ -55,7 +58,8 @@ class Condition:
         if style == "normals" and body.paint.any():
             self._attributes[:, 3] = body.paint
             self._paint_share = 0.75
-        self._face = face_region(body)
+        self._region = hand_region(body)  # (F,) marks
+        self._region[face_region(body)] = FACE
 
     @property
     def raster(self) -> Raster:
@@ -82,12 +86,23 @@ class Condition:
             _paint_normals(raster.triangle, raster.inverse_depth, raster.box, self._planes, self._paint_share, picture)
         return picture
 
-    def face_mask(self, out: np.ndarray | None = None) -> np.ndarray:
-        """(H, W) uint8: 1 where the last render shows the face, else 0."""
+    def marks(self, out: np.ndarray | None = None) -> np.ndarray:
+        """(H, W) uint8: LEFT_HAND, RIGHT_HAND or FACE where the last render shows one of them, else 0."""
         raster = self.raster
-        mask = np.empty(raster.triangle.shape, np.uint8) if out is None else out
-        _mark(raster.triangle, self._face, mask)
+        marks = np.empty(raster.triangle.shape, np.uint8) if out is None else out
+        _mark(raster.triangle, self._region, marks)
+        return marks
+
+    def face_mask(self) -> np.ndarray:
+        """(H, W) uint8: 1 where the last render shows the face, else 0."""
+        mask: np.ndarray = np.equal(self.marks(), FACE).astype(np.uint8)
         return mask
+
+    def hand_mask(self) -> np.ndarray:
+        """(H, W) uint8: 1 where the last render shows the left hand, 2 where the right one, else 0."""
+        marks = self.marks()
+        marks[marks == FACE] = 0
+        return marks
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ may be NumPy or torch. Memory is fixed from the first frame on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -27,6 +27,25 @@ Array = Any  # np.ndarray or torch.Tensor
 # unconditional branch comes first. Frames before the stream's first stand for the first, those after its newest for the
 # newest. The result may be overwritten by the next call.
 Predict = Callable[[Array, range, int], Array]
+
+
+class Attend(Protocol):
+    """A `Predict` for one frame that sees past ones by their keys and values."""
+
+    @property
+    def bank(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes (layers, 2, B, slots, tokens, C) of the past, by name; all of as many slots."""
+        ...
+
+    def attend(
+        self, latents: Array, frame: int, step: int, bank: Mapping[str, Array], filled: int
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Latents (1, C, h, w) of `frame` at `step` to predictions (B, 1, C, h, w) and its keys and values by name.
+
+        Those are (layers, 2, B, tokens, C). Of the slots of `bank` the first `filled` are seen, in no order. Results may be
+        overwritten by the next call.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -175,6 +194,62 @@ class Causal:
         self._done += new
         self._waiting = 0
         return [latents[i] for i in range(new)]
+
+
+@dataclass
+class Bank:
+    """One new frame a time, which attends to the keys and values of the last frames, and to its own.
+
+    Each step has a ring of its own, with a slot for each frame; attention needs no order, so the ring is used as it lies. It
+    equals the whole clip at once under attention in which a frame sees itself and those before it that are in the ring, layer
+    by layer. Norms see the new frame alone. `anchor`: the stream's first frame keeps its slot for ever.
+    """
+
+    sampler: Sampler
+    predict: Attend
+    anchor: bool = False
+    _rings: list[dict[str, Array]] = field(default_factory=list, init=False, repr=False)  # one for each step
+    _done: int = field(default=0, init=False)  # frames that have left
+
+    def __post_init__(self) -> None:
+        if self.slots <= self.anchor:
+            raise ValueError(f"a bank of {self.slots} frames has no room{' beside its anchor' if self.anchor else ''}")
+
+    @property
+    def slots(self) -> int:
+        """How many past frames are seen."""
+        return min((shape[-3] for shape in self.predict.bank.values()), default=0)
+
+    @property
+    def delay(self) -> int:
+        return 0
+
+    @property
+    def reach(self) -> int:
+        return 1
+
+    def push(self, noise: Array) -> list[Array]:
+        """Noise (C, h, w) of the next frame to its latents."""
+        if not self._rings:
+            shapes = self.predict.bank.items()
+            self._rings = [{name: zeros_like(noise, shape) for name, shape in shapes} for _ in self.sampler.times.now]
+        frame, slots, kept = self._done, self.slots, int(self.anchor)
+        slot = frame if frame < kept else kept + (frame - kept) % (slots - kept)  # the oldest
+        latents = noise[None]
+        for index, ring in enumerate(self._rings):
+            prediction, new = self.predict.attend(latents, frame, index, ring, min(frame, slots))
+            for name, array in new.items():
+                ring[name][:, :, :, slot] = array
+            latents = self.sampler.step(latents, self.sampler.guided(prediction), range(frame, frame + 1), index)
+        self._done += 1
+        return [latents[0]]
+
+    def flush(self) -> list[Array]:
+        return []
+
+    def reset(self) -> None:
+        """Forget the stream; the memory stays."""
+        self._done = 0
 
 
 def zeros_like(array: Array, shape: tuple[int, ...]) -> Array:

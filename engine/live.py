@@ -16,22 +16,26 @@ from collections.abc import Callable, Container, Mapping
 import numpy as np
 
 from engine.appearance import appearance
-from engine.avatar import Avatar, DenoiseFields, LatentFields
+from engine.avatar import Avatar, DenoiseFields, FaceFields, HandFields, LatentFields, Mode
 from engine.body import Body, BodyModel
 from engine.condition import Condition
-from engine.denoise import Causal, Sampler
+from engine.denoise import Bank, Causal, Denoiser, Sampler
 from engine.errors import InputError
 from engine.network import Network
 from engine.noise import Noise
 from engine.picture import Picture
 from engine.pose import PoseFrame
 from engine.predict import Predictor
+from engine.repaint import RepaintStage
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
-from engine.stages import BodyStage, ConditionStage, DecodeStage, DenoiseStage, FaceStage
+from engine.stages import BodyStage, ConditionStage, DecodeStage, DenoiseStage
 from engine.staging import Staging
 from engine.standin import standin_path
 from engine.steps import Schedule, listed
 from engine.work import Stage, Work, advance, flush
+
+BANK_GRAPH = "body_bank"
+AGAIN = ("hands", "face")  # what may be painted a second time, in this order
 
 
 class LiveEngine:
@@ -46,23 +50,30 @@ class LiveEngine:
         hop: int = 1,
         seed: int = 0,
         body: Body | None = None,
+        again: Container[str] = AGAIN,
+        mode: Mode | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """`networks` by the names in `avatar.networks`. None: as the avatar says. `clock` in nanoseconds.
 
+        `mode` says how past frames are seen: "causal" in windows of `context` and `hop`; "bank" by their keys and values, of as
+        many frames as the graph was exported for.
+
+        `again`: what of "hands" and "face" is painted a second time, where the avatar has networks for it.
+
         InputError where a graph is missing, or was not exported for these windows.
         """
-        self.avatar = avatar.with_steps(steps)
+        self.avatar = avatar.with_steps(steps).with_mode(mode)
         self.fps = avatar.fps
+        self.person = avatar.person
         self.burst = hop
         self.epoch = 0
         self._clock = clock
         self._index = 0
-        context = avatar.denoise.context if context is None else context
         where = str(avatar.folder)
         try:
             self.stages: tuple[Stage, ...] = tuple(
-                _stages(self.avatar, networks, context, hop, seed, body or load_body(avatar))
+                _stages(self.avatar, networks, context, hop, seed, body or load_body(avatar), again)
             )
         except KeyError as error:
             raise InputError(where, "networks", f"a graph named {error.args[0]}", ", ".join(networks)) from None
@@ -108,16 +119,27 @@ def window_graph(frames: int, networks: Container[str]) -> str:
     return name if name in networks else "body"
 
 
-def needed(avatar: Avatar, context: int | None = None, hop: int = 1) -> tuple[str, ...]:
-    """Those of the avatar's graphs that a LiveEngine with this `context` and `hop` calls."""
+def needed(
+    avatar: Avatar,
+    context: int | None = None,
+    hop: int = 1,
+    again: Container[str] = AGAIN,
+    mode: Mode | None = None,
+) -> tuple[str, ...]:
+    """Those of the avatar's graphs that a LiveEngine with this `context`, `hop`, `again` and `mode` calls."""
     context = avatar.denoise.context if context is None else context
     body = window_graph(context + hop, avatar.networks)
-    face = ("encoder", "face")
-    return tuple(
-        name
-        for name in avatar.networks
-        if name == body or not (name.startswith("body") or (name.startswith(face) and not avatar.face.enabled))
-    )
+    if avatar.with_mode(mode).denoise.mode == "bank":
+        body = BANK_GRAPH
+
+    def called(name: str) -> bool:
+        if name.startswith("body"):
+            return name == body
+        if name.startswith(("encoder", "face")):
+            return avatar.face.enabled and "face" in again
+        return not name.startswith("hand") or (avatar.hands.enabled and "hands" in again)
+
+    return tuple(name for name in avatar.networks if called(name))
 
 
 def load_body(avatar: Avatar) -> Body:
@@ -126,42 +148,71 @@ def load_body(avatar: Avatar) -> Body:
 
 
 def _stages(
-    avatar: Avatar, networks: Mapping[str, Network], context: int, hop: int, seed: int, body: Body
+    avatar: Avatar,
+    networks: Mapping[str, Network],
+    context: int | None,
+    hop: int,
+    seed: int,
+    body: Body,
+    again: Container[str],
 ) -> list[Stage]:
     decoder = networks["decoder"]
-    face_on = avatar.face.enabled
+    hands, face = avatar.hands.enabled and "hands" in again, avatar.face.enabled and "face" in again
     condition = Condition(body, avatar.camera.camera(), avatar.condition.style)
     stages: list[Stage] = [
         BodyStage(body, Staging(avatar.root)),
-        ConditionStage(condition, avatar.face.size if face_on else None),
+        ConditionStage(condition, avatar.face.size if face else None, avatar.hands.size if hands else None),
         _denoise_stage(avatar, networks, context, hop, seed),
         DecodeStage(decoder, avatar.latent.scale),
     ]
-    if face_on:
-        fields = avatar.face
-        noise = _noise(fields.latent, fields.denoise, seed)
-        sampler = _sampler(avatar.schedule, fields.denoise, noise)
-        told = "face_appearance" if "face_appearance" in networks else "appearance"  # for a crop's size
-        constants = _constants(avatar, networks, "face", "head", told, fields.denoise)
-        encoder = networks["face_encoder"] if "face_encoder" in networks else networks["encoder"]
-        stages.append(
-            FaceStage(
-                networks.get("face_hint"), encoder, networks["face"], networks["face_decoder"],
-                sampler, noise, constants, fields.latent.scale,
-            )
-        )  # fmt: skip
+    if hands:
+        stages.append(_repaint_stage("hands", avatar, avatar.hands, networks, seed))
+    if face:
+        stages.append(_repaint_stage("face", avatar, avatar.face, networks, seed))
     return stages
 
 
-def _denoise_stage(avatar: Avatar, networks: Mapping[str, Network], context: int, hop: int, seed: int) -> DenoiseStage:
-    noise = _noise(avatar.latent, avatar.denoise, seed)
-    sampler = _sampler(avatar.schedule, avatar.denoise, noise)
-    graph = window_graph(context + hop, networks)
-    constants = _constants(avatar, networks, graph, "body", "appearance", avatar.denoise)
-    predictor = Predictor(networks[graph], sampler.times.now, constants, context + hop)
+def _repaint_stage(
+    name: str, avatar: Avatar, fields: FaceFields | HandFields, networks: Mapping[str, Network], seed: int
+) -> RepaintStage:
+    noise = _noise(fields.latent, fields.denoise, seed)
+    sampler = _sampler(avatar.schedule, fields.denoise, noise)
+    scale = fields.latent.scale
+    if name == "hands":  # they know the person from the whole picture
+        constants = _constants(avatar, networks, "hand", "body", "appearance", fields.denoise)
+        graphs = networks["hand_encoder"], networks["hand"], networks["hand_decoder"]
+        return RepaintStage(name, networks.get("hand_hint"), *graphs, sampler, noise, constants, scale, "mask")
+    told = "face_appearance" if "face_appearance" in networks else "appearance"  # for a crop's size
+    constants = _constants(avatar, networks, "face", "head", told, fields.denoise)
+    encoder = networks["face_encoder"] if "face_encoder" in networks else networks["encoder"]
+    graphs = encoder, networks["face"], networks["face_decoder"]
+    return RepaintStage(name, networks.get("face_hint"), *graphs, sampler, noise, constants, scale)
+
+
+def _denoise_stage(
+    avatar: Avatar, networks: Mapping[str, Network], context: int | None, hop: int, seed: int
+) -> DenoiseStage:
+    fields = avatar.denoise
+    noise = _noise(avatar.latent, fields, seed)
+    sampler = _sampler(avatar.schedule, fields, noise)
+
+    def predictor(graph: str, reach: int) -> Predictor:
+        constants = _constants(avatar, networks, graph, "body", "appearance", fields)
+        return Predictor(networks[graph], sampler.times.now, constants, reach)
+
+    mode: Denoiser
+    if fields.mode == "bank":
+        predict = predictor(BANK_GRAPH, 1)
+        mode = bank = Bank(sampler, predict, fields.anchor)
+        if hop != 1 or context not in (None, bank.slots):
+            raise ValueError(f"a bank of {bank.slots} frames and one new one, not of {context} and {hop}")
+    else:
+        context = fields.context if context is None else context
+        predict = predictor(window_graph(context + hop, networks), context + hop)
+        mode = Causal(sampler, predict, context, hop)
     hint = networks.get("hint")
     kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
-    return DenoiseStage(hint, predictor, Causal(sampler, predictor, context, hop), noise, kept)
+    return DenoiseStage(hint, predict, mode, noise, kept)
 
 
 def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int) -> Noise:

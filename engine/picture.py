@@ -18,4 +18,4 @@ class Picture:
     condition: np.ndarray  # (h, w, 3) uint8 RGB, the mesh that the networks saw
     stage_ns: dict[str, int] = field(
         default_factory=dict
-    )  # time spent by stage: body, condition, denoise, decode, face
+    )  # time spent by stage: body, condition, denoise, decode, hands, face

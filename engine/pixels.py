@@ -1,6 +1,6 @@
-"""Pictures in and out of networks: uint8 (H, W, 3) here, float (1, 3, H, W) there, unless a graph speaks uint8 itself.
+"""Pictures in and out of networks: uint8 (n, H, W, 3) here, float (n, 3, H, W) there, unless a graph speaks uint8 itself.
 
-A network's shape says which it wants: (1, H, W, 3) is uint8 as it is, (1, 3, H, W) is float32 in [0, 1] or in [-1, 1].
+A network's shape says which it wants: (n, H, W, 3) is uint8 as it is, (n, 3, H, W) is float32 in [0, 1] or in [-1, 1].
 """
 
 from __future__ import annotations
@@ -11,25 +11,31 @@ from engine.kernels import FAST, kernel
 
 
 def to_network(pixels: np.ndarray, shape: tuple[int, ...], low: float) -> np.ndarray:
-    """pixels (H, W, 3) uint8 for an input of `shape`, floats from `low` (0 or -1) to 1. ValueError on another size."""
-    if shape == (1, *pixels.shape):
-        return pixels[None]
-    height, width = pixels.shape[:2]
-    if shape != (1, 3, height, width):
-        raise ValueError(f"the network wants a picture of shape {shape}, not {width}x{height}")
+    """pixels (H, W, 3) or (n, H, W, 3) uint8 for an input of `shape`, floats from `low` (0 or -1) to 1.
+
+    ValueError on another size.
+    """
+    pictures = pixels[None] if pixels.ndim == 3 else pixels
+    if shape == pictures.shape:
+        return pictures
+    count, height, width = pictures.shape[:3]
+    if shape != (count, 3, height, width):
+        raise ValueError(f"the network wants pictures of shape {shape}, not {count} of {width}x{height}")
     planes = np.empty(shape, np.float32)
-    _to_planes(pixels, np.float32((1.0 - low) / 255.0), np.float32(low), planes[0])
+    for picture, plane in zip(pictures, planes, strict=True):
+        _to_planes(picture, np.float32((1.0 - low) / 255.0), np.float32(low), plane)
     return planes
 
 
 def from_network(array: np.ndarray) -> np.ndarray:
-    """A network's picture, (1, H, W, 3) uint8 or (1, 3, H, W) float in [-1, 1], as fresh uint8 (H, W, 3)."""
-    if array.ndim != 4 or len(array) != 1 or 3 not in (array.shape[1], array.shape[3]):
+    """A network's pictures, (n, H, W, 3) uint8 or (n, 3, H, W) float in [-1, 1], as fresh uint8 (n, H, W, 3)."""
+    if array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
         raise ValueError(f"no picture: shape {array.shape}")
     if array.dtype == np.uint8:
-        return np.array(array[0])
-    pixels = np.empty((array.shape[2], array.shape[3], 3), np.uint8)
-    _to_pixels(np.ascontiguousarray(array[0], np.float32), pixels)
+        return np.array(array)
+    pixels = np.empty((len(array), array.shape[2], array.shape[3], 3), np.uint8)
+    for planes, picture in zip(array, pixels, strict=True):
+        _to_pixels(np.ascontiguousarray(planes, np.float32), picture)
     return pixels
 
 

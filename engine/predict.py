@@ -1,7 +1,8 @@
 """A diffusion graph as a `Predict`: it remembers what each of the newest frames was conditioned on.
 
 Graph inputs by name: `sample` latents, `timestep` one per frame, constants (`appearance`), and whatever is remembered
-per frame (hints, an inpainting mask and what it keeps). The first output is the prediction.
+per frame (hints, an inpainting mask and what it keeps). The first output is the prediction. A graph with a bank of past
+frames also takes `filled` and some `past_...`, and gives a `new_...` for each of those (engine.denoise.Bank).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from engine.network import Network
 
 SAMPLE, TIMESTEP = "sample", "timestep"
+FILLED, PAST, NEW = "filled", "past_", "new_"
 
 
 class Predictor:
@@ -49,12 +51,15 @@ class Predictor:
             for name, array in (constants or {}).items()
             if name in shapes
         }
-        self.remembered = tuple(n for n in shapes if n not in (SAMPLE, TIMESTEP, *self.constants)) + self.beside
+        self.bank = {name: shape for name, shape in shapes.items() if name.startswith(PAST)}
+        given = (SAMPLE, TIMESTEP, FILLED, *self.bank, *self.constants)
+        self.remembered = tuple(name for name in shapes if name not in given) + self.beside
         self._output = next(iter(network.outputs))
         self._memory: dict[str, np.ndarray] = {}
         self._newest = 0
         self._sample = np.empty(shapes[SAMPLE], np.float32)
         self._timestep = np.empty(shapes[TIMESTEP], np.int64)
+        self._filled = np.empty(1, np.int64)
 
     def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
         """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
@@ -67,6 +72,19 @@ class Predictor:
 
     def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray:
         """The prediction (B, n, C, h, w) for `latents` (n, C, h, w) of `frames`; overwritten by the next call."""
+        return self._prediction(self._run(latents, frames, step, {}))
+
+    def attend(
+        self, latents: np.ndarray, frame: int, step: int, bank: Mapping[str, np.ndarray], filled: int
+    ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """The same for one frame of a graph with a bank, as engine.denoise.Attend has it."""
+        self._filled[...] = filled
+        said = self._run(latents, range(frame, frame + 1), step, {FILLED: self._filled, **bank})
+        return self._prediction(said), {name: said[name.replace(PAST, NEW, 1)] for name in bank}
+
+    def _run(
+        self, latents: np.ndarray, frames: range, step: int, more: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
         # Before the first frame stand copies of it, and after the newest copies of that.
         slots = [min(max(frame, 0), self._newest) % self.reach for frame in frames]
         channels = latents.shape[1]
@@ -80,8 +98,17 @@ class Predictor:
                 at += extra.shape[1]
         self._timestep[...] = self.timesteps[step]
         seen = {name: self._window(name, slots) for name in self.remembered if name not in self.beside}
-        given: dict[str, np.ndarray] = {SAMPLE: self._sample, TIMESTEP: self._timestep, **seen, **self.constants}
-        prediction = self.network(**given)[self._output]
+        given: dict[str, np.ndarray] = {
+            SAMPLE: self._sample,
+            TIMESTEP: self._timestep,
+            **seen,
+            **self.constants,
+            **more,
+        }
+        return self.network(**given)
+
+    def _prediction(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
+        prediction = said[self._output]
         return prediction.reshape(self.branches, self.reach, *prediction.shape[1:])
 
     def _window(self, name: str, slots: list[int]) -> np.ndarray:

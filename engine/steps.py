@@ -89,6 +89,17 @@ def spaced(schedule: Schedule, steps: int) -> Times:
     return Times(tuple(now.tolist()), tuple(max(t - ratio, END) for t in now.tolist()))
 
 
+def few(schedule: Schedule, steps: int, stride: int = 20) -> Times:
+    """`steps` timesteps from the noisiest on, as diffusers' LCMScheduler chooses them: for distilled networks.
+
+    They are of every `stride`-th, those that distillation with that stride has seen.
+    """
+    seen = np.arange(schedule.train_steps - 1, 0, -stride)
+    if not 1 <= steps <= len(seen):
+        raise ValueError(f"steps must lie in 1 to {len(seen)}, got {steps}")
+    return listed(seen[np.arange(steps) * len(seen) // steps].tolist())
+
+
 def ddim(
     schedule: Schedule, sample: Array, prediction: Array, now: Any, after: Any, kind: Prediction = "epsilon"
 ) -> Array:
@@ -101,6 +112,14 @@ def ddim(
     return signal * clean + sigma * noise
 
 
+def consistency(schedule: Schedule, sample: Array, prediction: Array, now: Any, kind: Prediction) -> Array:
+    """f(z_t, t) = c_skip(t) z_t + c_out(t) z_0 (arXiv 2310.04378, eq. 9): the clean estimate, and at timestep 0 the sample."""
+    clean, _ = split(schedule, sample, prediction, now, kind)
+    t = 10.0 * np.asarray(now, np.float64)  # timestep scaling 10 and sigma_data 0.5, as the authors distil
+    skip, out = 0.25 / (t**2 + 0.25), t / (t**2 + 0.25) ** 0.5
+    return _column(out, clean) * clean + _column(skip, clean) * _float32(sample)
+
+
 def lcm(
     schedule: Schedule, sample: Array, prediction: Array, now: Any, after: Any, kind: Prediction, noise: Array
 ) -> Array:
@@ -108,15 +127,11 @@ def lcm(
 
     Frames whose `after` is END come out clean. A frame that keeps its noise from step to step does not flicker.
     """
-    clean, _ = split(schedule, sample, prediction, now, kind)
-    # Boundary scalings: sigma_data 0.5 and timestep scaling 10 are the distillation's constants.
-    t = 10.0 * np.asarray(now, np.float64)
-    skip, out = 0.25 / (t**2 + 0.25), t / (t**2 + 0.25) ** 0.5
-    denoised = _column(out, clean) * clean + _column(skip, clean) * _float32(sample)
+    denoised = consistency(schedule, sample, prediction, now, kind)
     last = np.asarray(after) < 0
     alpha = schedule.alpha(after)
-    signal = _column(np.where(last, 1.0, alpha**0.5), clean)
-    sigma = _column(np.where(last, 0.0, (1.0 - alpha) ** 0.5), clean)
+    signal = _column(np.where(last, 1.0, alpha**0.5), denoised)
+    sigma = _column(np.where(last, 0.0, (1.0 - alpha) ** 0.5), denoised)
     return signal * denoised + sigma * _float32(noise)
 
 

@@ -21,9 +21,10 @@ class Work:
     epoch: int
     frame: PoseFrame
     vertices: np.ndarray | None = None  # (V, 3) float32, metres
+    joints: np.ndarray | None = None  # (55, 3) float32, metres
     condition: np.ndarray | None = None  # (h, w, 3) uint8
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # what networks said, by the names of their outputs
-    face: Face | None = None
+    crops: dict[str, Crops] = field(default_factory=dict)  # what is painted again, by the stage's name
     image: np.ndarray | None = None  # (H, W, 3) uint8
     stage_ns: dict[str, int] = field(default_factory=dict)
 
@@ -35,12 +36,12 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
-    """Where the face is, and the mesh around it."""
+class Crops:
+    """Where what is painted again is, and the mesh there: one crop of the face, or two of the hands."""
 
-    transform: np.ndarray  # (2, 3) float32, condition pixels to crop pixels
-    condition: np.ndarray  # (size, size, 3) uint8, the aligned crop
-    mask: np.ndarray  # (size, size) uint8, 255 where the mesh shows the face
+    transforms: np.ndarray  # (n, 2, 3) float32, condition pixels to crop pixels
+    conditions: np.ndarray  # (n, size, size, 3) uint8
+    masks: np.ndarray  # (n, size, size) uint8, above 127 where it is redrawn
 
 
 class Stage(Protocol):

@@ -24,8 +24,8 @@ def export_avatar(folder: Path, progress: Callable[[Traced, Path], None] | None 
     InputError where the folder is no avatar's, or its networks are not whole.
     """
     folder = Path(folder)
-    avatar = toml.read(folder / FILE, Avatar)  # its graphs need not be there yet
-    networks = stored.load(folder, avatar.denoise.control_scale)
+    avatar = replace(toml.read(folder / FILE, Avatar), folder=folder)  # its graphs need not be there yet
+    networks = stored.load(folder)
     where = stored.places(networks)
     (folder / "graphs.json").unlink(missing_ok=True)
     weights = {}

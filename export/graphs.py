@@ -1,6 +1,6 @@
 """An avatar's networks as graphs: what each one takes and gives, by name, with the picture formats of the live path.
 
-Pictures go in and out as bytes, (1, H, W, 3) uint8; everything else is float32. Hints travel channels last, (1, h, w, C), as
+Pictures go in and out as bytes, (1, H, W, 3) uint8, hands two at a time; everything else is float32. Hints travel channels last, (1, h, w, C), as
 runtimes hold them, so that nothing is reordered on the way. Shapes are static. Names are the seam to the engine: what `hint`
 gives, `body` and `decoder` take. It knows torch, not ONNX.
 """
@@ -12,18 +12,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from engine.avatar import Avatar, LatentFields
+from engine.appearance import read_picture
+from engine.avatar import Avatar, DenoiseFields, FaceFields, HandFields
 from engine.errors import InputError
 from engine.networks.autoencoder import Autoencoder16, Decoder
+from engine.networks.bank import Bank
 from engine.networks.diffusion import StructureGuided, appearance_tokens
 from engine.networks.folder import AvatarNetworks
 from engine.networks.hint import HintEncoder
+from engine.predict import FILLED, NEW, PAST
 
-WINDOWS = (1, 2)  # frames of a window that the body is exported for
+WINDOWS = (1, 2)  # frames of a window that the body is exported for, beside those of its own context
+BANK = 2  # past frames of the body's bank, where the avatar's own mode is another
 HINTS = ("hint16", "hint8", "hint4")
+HANDS = 2  # crops that are painted at once
+CONDITION = "condition"
 
 
 @dataclass(frozen=True)
@@ -41,20 +48,32 @@ def graphs(avatar: Avatar, networks: AvatarNetworks, seed: int = 0) -> Iterator[
     random = torch.Generator().manual_seed(seed)
     vision = networks.image_encoder.config
     tokens = 1 + (vision.image_size // vision.patch_size) ** 2
-    yield _appearance("appearance", networks, avatar.size, random)
-    yield from _guided("", avatar.size, avatar.latent, networks.body, networks.vae.decoder, tokens, random)
-    if networks.head is not None and networks.head_decoder is not None:
-        fields = avatar.face
-        yield _appearance("face_appearance", networks, fields.size, random)
-        yield Graph("encoder", EncoderGraph(networks.vae), {"image": picture(fields.size, random)}, ("latents",))
-        yield from _guided(
-            "face", fields.size, fields.latent, networks.head, networks.head_decoder.decoder, tokens, random
-        )
+    vae, base = networks.vae, isinstance(networks.vae, AutoencoderKL)
+    decoder = BaseDecoderGraph(vae) if base else DecoderGraph(vae.decoder)
+    yield from _appearance("appearance", networks, avatar, "body", random)
+    yield from _guided("", avatar, networks.body, decoder, tokens, random)
+    if networks.head is not None:
+        if networks.head_decoder is not None:
+            decoder = DecoderGraph(networks.head_decoder.decoder)
+        yield from _appearance("face_appearance", networks, avatar, "head", random)
+        encoder = BaseEncoderGraph(vae) if base else EncoderGraph(vae)
+        yield Graph("encoder", encoder, {"image": picture(avatar.face.size, random)}, ("latents",))
+        yield from _guided("face", avatar.face, networks.head, decoder, tokens, random)
+    if networks.hand is not None and networks.hand_decoder is not None:
+        both = {"image": pictures(avatar.hands.size, avatar.hands.size, random, HANDS)}
+        yield Graph("hand_encoder", EncoderGraph(vae), both, ("latents",))
+        decoder = DecoderGraph(networks.hand_decoder.decoder)
+        yield from _guided("hand", avatar.hands, networks.hand, decoder, tokens, random, HANDS)
 
 
 def picture(size: int, random: torch.Generator) -> Tensor:
     """A random picture (1, size, size, 3) uint8."""
-    return torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8, generator=random)
+    return pictures(size, size, random)
+
+
+def pictures(height: int, width: int, random: torch.Generator, count: int = 1) -> Tensor:
+    """Random pictures (count, height, width, 3) uint8."""
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=random)
 
 
 class AppearanceGraph(nn.Module):
@@ -81,19 +100,37 @@ class HintGraph(nn.Module):
 
 
 class DiffusionGraph(nn.Module):
-    """UNet and ControlNet as one, for windows of `frames`."""
+    """UNet and ControlNet as one, for windows of `frames`; a batch is one window, or two: the unconditional branch's first.
 
-    def __init__(self, guided: StructureGuided, frames: int) -> None:
+    Without a hint encoder the ControlNet sees the condition itself, as bytes. With `filled` and `past` (engine.networks.bank) it
+    also gives the frame's own keys and values.
+    """
+
+    def __init__(self, guided: StructureGuided, frames: int, denoise: DenoiseFields) -> None:
         super().__init__()
-        guided.set_window(frames)
+        guided.set_window(frames, denoise.normalisation)
+        guided.control_scale = denoise.control_scale
         for network in (guided.unet, guided.controlnet):
             if not isinstance(network.time_proj, TimestepTables):
                 network.time_proj = TimestepTables(network.time_proj)
         self.unet, self.controlnet = guided.unet, guided.controlnet
         self._guided = [guided]  # not a submodule: its hint encoder is another graph's
 
-    def forward(self, sample: Tensor, timestep: Tensor, hint16: Tensor, appearance: Tensor) -> Tensor:
-        return self._guided[0](sample, timestep, from_last(hint16), appearance)  # type: ignore[no-any-return]
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        hint: Tensor,
+        appearance: Tensor,
+        filled: Tensor | None = None,
+        *past: Tensor,
+    ) -> Tensor | tuple[Tensor, ...]:
+        seen = from_last(hint).float() / 255 if hint.dtype == torch.uint8 else from_last(hint)
+        if len(appearance) > 1:  # a branch's tokens for each of its frames
+            appearance = appearance[:, None].expand(-1, len(sample) // len(appearance), -1, -1).flatten(0, 1)
+        bank = None if filled is None else Bank(past, filled)
+        prediction: Tensor = self._guided[0](sample, timestep, seen, appearance, bank)
+        return prediction if bank is None else (prediction, *bank.new)
 
 
 class TimestepTables(nn.Module):
@@ -132,6 +169,32 @@ class EncoderGraph(nn.Module):
         return latents
 
 
+class BaseEncoderGraph(nn.Module):
+    """A picture to the mean of the base model's posterior, before it is scaled."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv, self.channels = vae.encoder, vae.quant_conv, vae.config.latent_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        moments = self.encoder(from_last(image).float() / 127.5 - 1)
+        moments = moments if self.quant_conv is None else self.quant_conv(moments)
+        return moments[:, : self.channels]  # type: ignore[no-any-return]
+
+
+class BaseDecoderGraph(nn.Module):
+    """The base model's latents, no longer scaled, to a picture."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
+        x = self.decoder(x)  # (1, 3, H, W)
+        return to_last((x * 127.5 + 128).clamp(0, 255).to(torch.uint8))
+
+
 class DecoderGraph(nn.Module):
     """Latents and skips to a picture."""
 
@@ -140,11 +203,11 @@ class DecoderGraph(nn.Module):
         self.decoder = decoder
 
     def forward(self, latents: Tensor, hint8: Tensor, hint4: Tensor) -> Tensor:
-        x = self.decoder(latents, (from_last(hint8), from_last(hint4)))  # (1, 48, h, w)
+        x = self.decoder(latents, (from_last(hint8), from_last(hint4)))  # (n, 48, h, w)
         x = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8)  # bytes before they move
         x = to_last(x)
-        _, h, w, c = x.shape
-        return x.reshape(1, h, w, 4, c // 4).permute(0, 1, 3, 2, 4).reshape(1, 4 * h, 4 * w, c // 16)  # type: ignore[no-any-return]
+        n, h, w, c = x.shape
+        return x.reshape(n, h, w, 4, c // 4).permute(0, 1, 3, 2, 4).reshape(n, 4 * h, 4 * w, c // 16)  # type: ignore[no-any-return]
 
 
 def to_last(x: Tensor) -> Tensor:
@@ -158,49 +221,76 @@ def from_last(x: Tensor) -> Tensor:
 
 
 def cells(image: Tensor) -> Tensor:
-    """(1, H, W, 3) bytes to (1, 48, H/4, W/4) bytes: networks.autoencoder.space_to_depth, moving runs of 12 bytes."""
-    _, height, width, c = image.shape
-    x = image.reshape(1, height // 4, 4, width // 4, 4 * c).permute(0, 1, 3, 2, 4)
-    return x.reshape(1, height // 4, width // 4, 16 * c).permute(0, 3, 1, 2)
+    """(n, H, W, 3) bytes to (n, 48, H/4, W/4) bytes: networks.autoencoder.space_to_depth, moving runs of 12 bytes."""
+    n, height, width, c = image.shape
+    x = image.reshape(n, height // 4, 4, width // 4, 4 * c).permute(0, 1, 3, 2, 4)
+    return x.reshape(n, height // 4, width // 4, 16 * c).permute(0, 3, 1, 2)
 
 
-def _appearance(name: str, networks: AvatarNetworks, size: int, random: torch.Generator) -> Graph:
-    return Graph(name, AppearanceGraph(networks.image_encoder), {"image": picture(size, random)}, ("tokens",))
+def _appearance(
+    name: str, networks: AvatarNetworks, avatar: Avatar, part: str, random: torch.Generator
+) -> Iterator[Graph]:
+    """The graph that reads the reference picture of `part`; none where the avatar has ready-made tokens."""
+    file = avatar.folder / avatar.appearance.get(part, f"appearance/{part}.png")
+    if file.suffix != ".npy":
+        height, width, _ = read_picture(file).shape
+        image = {"image": pictures(height, width, random)}
+        yield Graph(name, AppearanceGraph(networks.image_encoder), image, ("tokens",))
 
 
 def _guided(
     prefix: str,
-    size: int,
-    latent: LatentFields,
+    fields: Avatar | FaceFields | HandFields,
     guided: StructureGuided,
-    decoder: Decoder,
+    decoder: nn.Module,
     tokens: int,
     random: torch.Generator,
+    crops: int = 1,
 ) -> Iterator[Graph]:
-    """Hint, diffusion and decoder of the body (no `prefix`) or of the face."""
-    if guided.hint is None or latent.size * 16 != size:
-        raise InputError(
-            "export", prefix or "body", "a network of our own kind, 16 pixels a latent", f"latents {latent}"
-        )
-    condition = picture(size, random)
-    with torch.no_grad():
-        hint = HintGraph(guided.hint)
-        hints = dict(zip(HINTS, hint(condition), strict=True))
-    named = f"{prefix}_" if prefix else ""
-    yield Graph(f"{named}hint", hint, {"condition": condition}, HINTS)
+    """Hint, diffusion and decoder of the body (no `prefix`), or of what is painted again in `crops` at once."""
+    latent, denoise, named = fields.latent, fields.denoise, f"{prefix}_" if prefix else ""
+    condition = pictures(fields.size, fields.size, random, crops)
+    told, skips, cell = {CONDITION: condition}, {}, 8  # pixels of a latent
+    if guided.hint is not None:
+        hint, cell = HintGraph(guided.hint), 16
+        with torch.no_grad():
+            told = dict(zip(HINTS, hint(condition), strict=True))
+        skips = {name: told.pop(name) for name in HINTS[1:]}
+        yield Graph(f"{named}hint", hint, {CONDITION: condition}, HINTS)
+    if latent.size * cell != fields.size:
+        raise InputError("export", f"{prefix or 'body'}: latent.size", f"{fields.size} / {cell}", str(latent.size))
 
     unet = guided.unet.config
-    for frames in (1,) if prefix else WINDOWS:
-        window = {
-            "sample": torch.randn(frames, unet.in_channels, latent.size, latent.size, generator=random),
-            "timestep": torch.full((frames,), 999),
-            "hint16": hints["hint16"].expand(frames, -1, -1, -1).contiguous(),
-            "appearance": torch.randn(1, tokens, unet.cross_attention_dim, generator=random),
+    branches = 1 if denoise.guidance == 1 else 2
+
+    def window(frames: int) -> dict[str, Tensor]:
+        count = branches * frames * crops
+        return {
+            "sample": torch.randn(count, unet.in_channels, latent.size, latent.size, generator=random),
+            "timestep": torch.full((count,), 999),
+            **{name: array.repeat(count // crops, 1, 1, 1) for name, array in told.items()},
+            "appearance": torch.randn(branches, tokens, unet.cross_attention_dim, generator=random),
         }
+
+    for frames in (1,) if prefix else sorted({*WINDOWS, 1 + denoise.context}):
         name = prefix or ("body" if frames == 1 else f"body_w{frames}")
-        yield Graph(name, DiffusionGraph(guided, frames), window, ("prediction",))
+        yield Graph(name, DiffusionGraph(guided, frames, denoise), window(frames), ("prediction",))
+    if not prefix:
+        yield _banked(DiffusionGraph(guided, 1, denoise), denoise, window(1), random)
     guided.set_window(1)
 
-    latents = torch.randn(1, latent.channels, latent.size, latent.size, generator=random)
-    skips = {name: hints[name] for name in HINTS[1:]}
-    yield Graph(f"{named}decoder", DecoderGraph(decoder), {"latents": latents, **skips}, ("image",))
+    latents = torch.randn(crops, latent.channels, latent.size, latent.size, generator=random)
+    yield Graph(f"{named}decoder", decoder, {"latents": latents, **skips}, ("image",))
+
+
+def _banked(
+    diffusion: DiffusionGraph, denoise: DenoiseFields, frame: dict[str, Tensor], random: torch.Generator
+) -> Graph:
+    """The body for one frame beside a bank that is not full yet, where it has more than one slot."""
+    slots = denoise.context if denoise.mode == "bank" else BANK
+    filled = torch.tensor([max(1, slots - 1)])
+    with torch.no_grad():
+        new = diffusion(*frame.values(), filled)[1:]
+    shapes = {"{}x{}".format(*x.shape[-2:]): (*x.shape[:3], slots, *x.shape[3:]) for x in new}  # tokens x channels
+    past = {PAST + name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    return Graph("body_bank", diffusion, {**frame, FILLED: filled, **past}, ("prediction", *(NEW + n for n in shapes)))

@@ -29,8 +29,8 @@ class Stamp:
 
     @classmethod
     def of(cls, file: Path) -> Stamp:
-        data = file.read_bytes()
-        return cls(len(data), hashlib.sha256(data).hexdigest())
+        with file.open("rb") as stream:  # full-size weights are larger than what should be held
+            return cls(file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 @dataclass(frozen=True)

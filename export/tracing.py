@@ -23,7 +23,7 @@ from engine.networks.folder import Place, spans
 from export.graphs import Graph
 
 OPSET = 23
-INLINE = 32 * 1024  # bytes: the largest constant that no file holds (shapes, frequencies of a timestep)
+INLINE = 64 * 1024  # bytes: the largest constant that no file holds (shapes, frequencies of a timestep)
 TYPES = {"F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "F32": TensorProto.FLOAT}
 
 

@@ -55,7 +55,7 @@ def verify(
     avatar = Avatar.load(folder)
     wanted = set(avatar.networks) if names is None else set(names)
     ways = tuple(installed() if ways is None else ways)
-    for graph in graphs(avatar, stored.load(folder, avatar.denoise.control_scale), seed):
+    for graph in graphs(avatar, stored.load(folder), seed):
         if graph.name not in wanted:
             continue
         with torch.no_grad():

@@ -14,8 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from engine.avatar import Avatar, bundled_avatar
+from engine.errors import InputError
 from export import cpu
 from export.runtime import describe
+from streaming import provenance
 
 State = Literal["ok", "note", "missing"]
 
@@ -43,7 +46,17 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything there is to say about this machine, by topic."""
-    return [*_machine(), *_runtimes(), *_gpu(), *_encoders(), *_network(), *_programs()]
+    return [*_avatar(), *_machine(), *_runtimes(), *_gpu(), *_encoders(), *_network(), *_programs()]
+
+
+def _avatar() -> Iterator[Finding]:
+    try:
+        avatar = Avatar.load(bundled_avatar())
+    except InputError as error:
+        yield Finding("avatar", "bundled", "note", str(error), "bring your own", "name it with --avatar")
+    else:
+        marks = "said on the page, in rendered files and in H.264 streams"
+        yield Finding("avatar", avatar.name, "ok", provenance.statement(avatar.person), marks)
 
 
 def _machine() -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
+from engine.avatar import Person
 from engine.errors import InputError
 from engine.picture import Picture
 from streaming.clock import NS, Clock, MonotonicClock
@@ -49,6 +50,7 @@ class LiveShow:
         *,
         player: Player | None = None,
         avatar: str = "",
+        person: Person = "unknown",
         source: str = "",
         sound: str = "",
         udp: tuple[str, int] | None = None,
@@ -60,6 +62,7 @@ class LiveShow:
         self._prepare = prepare
         self._player = player
         self._names = (avatar, source, sound)
+        self._person: Person = person
         self._udp = udp
         self._clock = clock or MonotonicClock()
         self._jitter = JitterBuffer()
@@ -114,6 +117,7 @@ class LiveShow:
             delay_ns=self._pacer.delay_ns,
             drops=self._drops(),
             stage_ns=dict(self._newest.stage_ns) if self._newest is not None else {},
+            person=self._person,
             trouble=self.trouble,
         )
 
@@ -132,7 +136,7 @@ class LiveShow:
         pipeline = self._pipeline = Pipeline(engine, lambda picture: self._leave(loop, picture))
         pipeline.start()
         start_ns = self._clock.now_ns()
-        log.info("on air", avatar=self._names[0], source=self._names[1])
+        log.info("on air", avatar=self._names[0], person=self._person, source=self._names[1])
         if self._player is not None:
             self._player.start_ns = start_ns
         period_ns, due_ns = round(NS / self.fps), start_ns

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from streaming import provenance
 from streaming.clock import Clock, MonotonicClock
 from streaming.pacer import Shown
 from streaming.show import Show, ShowStatus
@@ -107,6 +108,7 @@ class Meter:
             "state": self._state(status),
             "trouble": status.trouble,
             "avatar": status.avatar,
+            "provenance": {"statement": provenance.statement(status.person), **provenance.facts(status.person)},
             "source": status.source,
             "sound": status.sound,
             "fps": {

@@ -42,6 +42,7 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
         avatar.fps,
         player=Player(clip, speech, loop=settings.loop),
         avatar=avatar.name,
+        person=avatar.person,
         source=pose.name,
         sound=audio.name if audio is not None else "",
         udp=(settings.udp_host, settings.udp_port) if settings.udp_port is not None else None,
@@ -52,7 +53,7 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
 def open_engine(settings: Settings) -> LiveEngine:
     """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
     folder = settings.avatar or bundled_avatar()
-    avatar = Avatar.load(folder)
+    avatar = Avatar.load(folder).with_mode(settings.mode)
     networks = runtime.load(folder, needed(avatar), settings.runtime, settings.precision, settings.threads)
     body = None
     if settings.body is not None:

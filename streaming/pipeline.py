@@ -27,7 +27,7 @@ from engine.work import Stage, Work, advance
 from streaming.queues import CLOSED, STALE, Door
 
 # A thread each. Networks that run side by side only slow each other: bench/NOTES.md has the figures.
-GROUPS = (("body", "condition"), ("denoise", "decode", "face"))
+GROUPS = (("body", "condition"), ("denoise", "decode", "hands", "face"))
 CRASHED = "crashed"
 EXIT = "exit"  # the last door, where pictures leave
 

@@ -1,6 +1,7 @@
 """A clip through the engine to a video file: every pose becomes a picture, however long that takes.
 
 It knows containers and codecs, not what paints the pictures. A render that fails or is interrupted leaves no file.
+Every file says that its pictures are generated: in its metadata, and in the stream before each keyframe.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 import av
 import numpy as np
 
+from engine.avatar import Person
 from engine.errors import InputError
 from engine.picture import Picture
 from engine.pose import PoseClip, PoseFrame
 from engine.resample import resample
+from streaming import h264, provenance
 from streaming.audio import fitted
 from streaming.messages import SAMPLE_RATE
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = {"crf": "18", "preset": "fast"}  # visually close to lossless
+XMP_BOX = UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")  # of XMP in MP4 (XMP specification, part 3)
 BT601 = 6  # the matrix that the conversion from RGB uses; said in the file, so that no player has to guess
 
 
@@ -30,6 +35,7 @@ class Painter(Protocol):
     """What rendering needs of an engine."""
 
     fps: float
+    person: Person  # whom it paints
 
     def feed(self, frame: PoseFrame) -> list[Picture]: ...
 
@@ -56,13 +62,18 @@ def render(
     with _whole_file(out) as (half, container_format):
         pictures = _pictures(engine, poses)
         with av.open(str(half), "w", format=container_format) as container:
+            container.metadata.update(provenance.tags(engine.person, out.stem))
             _encode(
                 container,
                 pictures,
                 engine.fps,
                 sound,
+                provenance.user_data(engine.person),
                 lambda done: progress(done, len(poses)),
             )
+        if container_format == "mp4":  # where FFmpeg writes no XMP by itself
+            with half.open("ab") as file:
+                file.write(_box(XMP_BOX, provenance.xmp(engine.person).encode()))
 
 
 def _pictures(engine: Painter, poses: PoseClip) -> Iterator[Picture]:
@@ -76,6 +87,7 @@ def _encode(
     pictures: Iterator[Picture],
     fps: float,
     sound: np.ndarray | None,
+    mark: bytes,
     progress: Callable[[int], None],
 ) -> None:
     """Mux pictures and sound side by side, the sound always just ahead of the picture it belongs to."""
@@ -89,10 +101,10 @@ def _encode(
             track.write_until(round((done + 1) / fps * SAMPLE_RATE))
         frame = av.VideoFrame.from_ndarray(picture.image, format="rgb24")
         frame.pts, frame.time_base = done, 1 / rate
-        container.mux(video.encode(frame))
+        container.mux([_marked(packet, mark) for packet in video.encode(frame)])
         progress(done + 1)
     if video is not None:
-        container.mux(video.encode())
+        container.mux([_marked(packet, mark) for packet in video.encode()])
     if track is not None:
         track.close()
 
@@ -105,6 +117,22 @@ def _video_stream(container: Any, image: np.ndarray, rate: Fraction) -> Any:
     stream.codec_context.colorspace = BT601
     stream.codec_context.color_range = 1  # limited
     return stream
+
+
+def _marked(packet: Any, mark: bytes) -> Any:
+    """The packet, with the NAL unit `mark` in it where it is a keyframe."""
+    if not packet.is_keyframe:
+        return packet
+    marked = av.Packet(h264.before_picture(bytes(packet), mark))
+    marked.stream, marked.time_base = packet.stream, packet.time_base
+    marked.pts, marked.dts, marked.duration = packet.pts, packet.dts, packet.duration
+    marked.is_keyframe = True
+    return marked
+
+
+def _box(kind: UUID, content: bytes) -> bytes:
+    """A box of a kind of its own at the end of a file (ISO 14496-12, `uuid`)."""
+    return (24 + len(content)).to_bytes(4, "big") + b"uuid" + kind.bytes + content
 
 
 class _Track:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.avatar import Person
 from streaming.pacer import Shown
 
 
@@ -21,6 +22,7 @@ class ShowStatus:
     delay_ns: int  # from a pose's capture to its picture's time on screen, as the pacer holds it
     drops: dict[str, int] = field(default_factory=dict)  # frames that never became a picture, by reason
     stage_ns: dict[str, int] = field(default_factory=dict)  # of the last picture, by stage
+    person: Person = "unknown"  # whom the pictures show
     trouble: str = ""  # why there is no show, in a line; empty while there is one
 
 

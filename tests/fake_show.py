@@ -59,6 +59,7 @@ class FakeShow:
             delay_ns=DELAY_NS,
             drops={"denoise queue": 2},
             stage_ns=self._last.stage_ns if self._last else {},
+            person="synthetic",
         )
 
 

@@ -19,7 +19,7 @@ from engine.training.dataset import Clip, ClipFields, SplitFields
 SIZE, FRAMES = 128, 10
 
 
-def _unet(in_channels: int, size: int) -> dict[str, object]:
+def _unet(in_channels: int, size: int, up: str = "UpBlock2D") -> dict[str, object]:
     return {
         "sample_size": size,
         "in_channels": in_channels,
@@ -27,7 +27,7 @@ def _unet(in_channels: int, size: int) -> dict[str, object]:
         "block_out_channels": (32, 48),
         "layers_per_block": 1,
         "down_block_types": ("DownBlock2D",) * 2,
-        "up_block_types": ("UpBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D", up),
         "cross_attention_dim": 32,
         "attention_head_dim": 2,
         "norm_num_groups": 16,
@@ -36,7 +36,7 @@ def _unet(in_channels: int, size: int) -> dict[str, object]:
 
 HINT = {"channels": (16, 16, 32), "layers": (0, 0, 1)}
 MINI = AvatarConfig(
-    body=DiffusionConfig(_unet(8, 8), HINT, 8),
+    body=DiffusionConfig(_unet(8, 8, "CrossAttnUpBlock2D"), HINT, 8),
     head=DiffusionConfig(_unet(17, 4), HINT, 4),
     vae={
         "latent_channels": 8,
@@ -55,13 +55,15 @@ MINI = AvatarConfig(
         "image_size": 32,
         "patch_size": 16,
     },
+    hand=DiffusionConfig(_unet(17, 4), HINT, 4),
+    hand_vae={"decoder_layers": (1, 0, 1)},
 )
 
 
-def random_networks(head: bool = True, seed: int = 0) -> AvatarNetworks:
+def random_networks(head: bool = True, seed: int = 0, hand: bool = True) -> AvatarNetworks:
     """MINI with random weights, those included that start at zero, and latents of some mean and variance."""
     torch.manual_seed(seed)
-    networks = stored.build(MINI, head)
+    networks = stored.build(MINI, head, hand)
     with torch.no_grad():
         for _, network in networks.parts():
             for parameter in network.parameters():
@@ -77,13 +79,14 @@ def write_clip(folder: Path, frames: int = FRAMES, size: int = SIZE) -> Path:
     observed = folder / "observed"
     observed.mkdir(parents=True)
     camera = CameraFields.of(look_at((0.0, 0.3, 2.0), (0.0, 0.25, 0.0), size, 0.5))
-    splits = SplitFields(((0, frames - 2),), ((frames - 2, frames),))
+    splits = SplitFields(((0, frames - 2),), {"end": ((frames - 2, frames),)})
     text = toml.dumps(ClipFields(25.0, size, camera, splits, "square", BodyFields(), "CC0-1.0", 3))
     (folder / "clip.toml").write_text(text, encoding="utf-8")
     y, x = np.mgrid[:size, :size]
     pictures = np.empty((frames, size, size, 3), np.uint8)
     conditions, masks = np.zeros_like(pictures), np.zeros((frames, size, size), np.uint8)
     boxes, faces = np.empty((frames, 4, 4), np.float32), np.empty((frames, 2, 3), np.float32)
+    hand_masks = np.zeros_like(masks)
     for i in range(frames):
         corner = size // 8 + 3 * i
         square = np.s_[corner : corner + size // 2, corner : corner + size // 2]
@@ -93,14 +96,19 @@ def write_clip(folder: Path, frames: int = FRAMES, size: int = SIZE) -> Path:
         masks[i][square] = 255
         boxes[i] = (corner, corner, corner + size // 2, corner + size // 2)
         faces[i] = ((1.0, 0.0, -corner), (0.0, 1.0, -corner))
+        hand_masks[i, corner : corner + size // 4, corner : corner + size // 4] = 1 + i % 2
     np.save(folder / "frames.npy", pictures)
-    for name, array in (("condition", conditions), ("boxes", boxes), ("faces", faces), ("face_mask", masks)):
+    np.save(folder / "matte.npy", masks)
+    for name, array in (
+        ("condition", conditions), ("boxes", boxes), ("faces", faces), ("face_mask", masks),
+        ("hands", np.stack([faces, faces], axis=1)), ("hand_mask", hand_masks),
+    ):  # fmt: skip
         np.save(observed / f"{name}.npy", array)
     return folder
 
 
-def write_avatar(folder: Path, head: bool = True) -> Avatar:
+def write_avatar(folder: Path, head: bool = True, hand: bool = True) -> Avatar:
     """An avatar of random networks in FOLDER/avatar, not exported yet, of the clip in FOLDER/square."""
     clips = [Clip.open(write_clip(folder / "square"))]
-    networks = random_networks(head)
+    networks = random_networks(head, hand=hand)
     return bundle.write(networks, bundle.describe(clips, networks, "square"), clips, folder / "avatar")

@@ -24,7 +24,15 @@ TRAINING_ONLY = {
     "onnx",
     "onnxscript",
 }
-MAY_TRAIN = ("engine/networks/", "engine/training/", "export/graphs", "export/tracing", "export/verify", "bench/")
+MAY_TRAIN = (
+    "engine/networks/",
+    "engine/training/",
+    "engine/importing/",
+    "export/graphs",
+    "export/tracing",
+    "export/verify",
+    "bench/",
+)
 
 
 def sources() -> list[Path]:

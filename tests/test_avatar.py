@@ -18,6 +18,7 @@ from engine.avatar import (
     DenoiseFields,
     FaceFields,
     LatentFields,
+    bundled_avatar,
 )
 from engine.camera import look_at
 from engine.errors import InputError
@@ -35,6 +36,7 @@ def an_avatar() -> Avatar:
         denoise=DenoiseFields((999, 499), "sample", context=2),
         camera=CameraFields.of(camera),
         body=BodyFields(betas=(0.5, -1.0)),
+        person="real",
         licence='own "words"',
         provenance={
             "frames": 1400,
@@ -70,9 +72,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (camera.fx, camera.cy, camera.width) == (back.fx, back.cy, back.width)
 
 
+def test_a_file_that_does_not_say_whom_it_shows_is_not_taken_for_one_that_does(tmp_path: Path) -> None:
+    file = a_folder(tmp_path, an_avatar()) / "avatar.toml"
+    assert Avatar.load(tmp_path).person == "real"
+    file.write_text(file.read_text().replace('person = "real"\n', ""))
+    assert Avatar.load(tmp_path).person == "unknown"
+    assert Avatar.load(bundled_avatar()).person == "synthetic"
+
+
 @pytest.mark.parametrize(
     ("find", "put", "field", "expected"),
     [
+        ('person = "real"', 'person = "fake"', "person", "'synthetic', 'real', 'unknown'"),
+        ('person = "real"', "person = true", "person", "'synthetic', 'real', 'unknown'"),
         ("fps = 25.0", "fps = 0", "fps", "1 to 120"),
         ("fps = 25.0", 'fps = "25"', "fps", "a number"),
         ("fps = 25.0", "speed = 25", "speed", "one of"),
@@ -122,6 +134,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             "latent.size",
             "a divisor",
         ),
+        ('mode = "causal"', 'mode = "bank"', "networks.body_bank", "a graph"),
+        ('mode = "causal"', 'mode = "exact"', "denoise.mode", "'causal', 'bank'"),
         ("enabled = false", "enabled = true", "networks.face", "a graph"),
         (
             'file = "standin"',
@@ -171,12 +185,27 @@ def test_steps_are_its_own_or_spread_over_the_schedule() -> None:
     assert avatar.with_steps(None) is avatar
     assert avatar.with_steps(2) is avatar
     assert avatar.with_steps(4).denoise.timesteps == spaced(avatar.schedule, 4).now
+    distilled = replace(avatar, denoise=replace(avatar.denoise, timesteps=(999,), sampler="lcm"))
+    assert distilled.with_steps(4).denoise.timesteps == (999, 759, 499, 259)
 
 
 def test_a_face_has_graphs_of_its_own(tmp_path: Path) -> None:
     networks = {name: f"{name}.onnx" for name in ("body", "decoder", "face", "face_decoder")}
     avatar = replace(an_avatar(), networks=networks, face=FaceFields(enabled=True))
     assert Avatar.load(a_folder(tmp_path, avatar)).face.enabled
+
+
+def test_a_bank_has_room_and_crops_have_none(tmp_path: Path) -> None:
+    networks = {name: f"{name}.onnx" for name in ("body", "body_bank", "decoder", "face", "face_decoder")}
+    live = DenoiseFields((999,), "sample", mode="bank", context=2, anchor=True)
+    avatar = replace(an_avatar(), networks=networks, denoise=live)
+    assert Avatar.load(a_folder(tmp_path, avatar)).denoise == live
+    assert avatar.with_mode("causal").denoise == replace(live, mode="causal")
+    assert avatar.with_mode(None) is avatar
+    with pytest.raises(InputError, match=r"denoise\.context: expected more than 1, as denoise\.mode is bank, got 1"):
+        Avatar.load(a_folder(tmp_path, replace(avatar, denoise=replace(live, context=1))))
+    with pytest.raises(InputError, match=r"face\.denoise\.mode: expected causal without context"):
+        Avatar.load(a_folder(tmp_path, replace(avatar, face=FaceFields(enabled=True, denoise=live))))
 
 
 _scalars = (

@@ -12,6 +12,7 @@ from chromium import Page, browser, find_chromium
 from fake_show import CORNER, FakeShow
 
 from engine.avatar import bundled_avatar
+from streaming.provenance import statement
 from streaming.server import build_app, serve
 from streaming.settings import Settings
 from streaming.show import Show
@@ -31,6 +32,12 @@ PIXELS = """(() => {
   const context = canvas.getContext('2d');
   context.drawImage(document.getElementById('%s'), 0, 0, 64, 64);
   return [...context.getImageData(0, 0, 64, 64).data];
+})()"""
+
+MARK = """(() => {
+  const [mark, screen] = ['mark', 'screen'].map((id) => document.getElementById(id).getBoundingClientRect());
+  const inside = mark.left >= screen.left && mark.right <= screen.right && mark.bottom <= screen.bottom;
+  return { inside, left: mark.left, top: (mark.top - screen.top) / screen.height, lines: Math.round(mark.height / 20) };
 })()"""
 
 LISTEN = """(async () => {
@@ -111,6 +118,33 @@ def test_the_page_plays_the_show(codec: str) -> None:
             assert await page.value("document.documentElement.scrollWidth") <= 360
             await photograph(page, f"page-{codec}")
             assert not [line for line in page.console if "exception" in line], page.console
+
+    asyncio.run(scenario())
+
+
+def test_the_page_says_whom_it_shows_wherever_it_shows_it() -> None:
+    """Large, small, and full screen; to eyes and to screen readers; in the server's words."""
+
+    async def scenario() -> None:
+        async with serving(FakeShow()) as url, browser(str(CHROMIUM)) as page:
+            await page.open(url)
+            await page.until(LIVE, 60)
+            assert await page.value("document.getElementById('mark').textContent") == statement("synthetic")
+            await photograph(page, "page-mark")
+            for width, height in ((1280, 800), (360, 640)):
+                await page.resize(width, height)
+                mark = await page.value(MARK)
+                assert mark["inside"] and mark["lines"] == 1 and mark["top"] > 0.85, mark  # a face is higher up
+            nodes = (await page.send("Accessibility.getFullAXTree"))["nodes"]
+            video = next(n for n in nodes if n.get("name", {}).get("value") == "The anchor, live")
+            assert video["description"]["value"] == statement("synthetic")
+            await page.resize(1280, 800)
+            click = "document.getElementById('full').click()"
+            await page.send("Runtime.evaluate", expression=click, userGesture=True)
+            await page.until("document.fullscreenElement?.id === 'screen'")
+            mark = await page.value(MARK)
+            assert mark["inside"] and mark["left"] > (1280 - 800) / 2, mark  # on the picture, not beside it
+            await page.screenshot(ARTIFACTS / "page-mark-full.png")
 
     asyncio.run(scenario())
 

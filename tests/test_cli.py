@@ -114,6 +114,9 @@ def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert {"cpu", "openvino", "onnxruntime", "nvidia", "libx264", "udp"} <= names.keys()
     assert all(f["state"] in ("ok", "note", "missing") and f["means"] for f in report["findings"])
     assert names["libx264"]["state"] == "ok"
+    if (bundled_avatar() / "avatar.toml").exists():
+        (avatar,) = [f for f in report["findings"] if f["topic"] == "avatar"]
+        assert "does not exist" in avatar["found"]
 
 
 @needs_avatar
@@ -126,6 +129,7 @@ def test_render_writes_pictures_and_sound(
         liveanchor.main()
     assert not ending.value.code
     with av.open(str(out)) as container:
+        assert "does not exist" in container.metadata["comment"]
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec_context.name, video.width, video.height) == ("h264", 512, 512)
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.denoise import Causal, Predict, Sampler, offline
+from engine.denoise import Bank, Causal, Denoiser, Predict, Sampler, offline
 from engine.noise import Noise
 from engine.steps import Schedule, ddim, listed, spaced
 from engine.windows import windows
@@ -163,15 +164,128 @@ def test_torch_streams_equal_numpy_streams() -> None:
     np.testing.assert_allclose(whole.numpy(), offline(latents, plain, sampler(3, 2.0), windows(7, 4, 1)), atol=1e-6)
 
 
-def test_memory_is_fixed_however_long_the_stream() -> None:
-    live = Causal(sampler(2), lambda latents, frames, step: latents[None], context=4, hop=1)
+class ToyBank:
+    """Two layers: each sees the mean over its own keys of the frames in the bank, and the deeper one keys that came of that."""
+
+    def __init__(self, condition: np.ndarray, slots: int, branches: int = 2) -> None:
+        shape = 1, 2, branches, slots, *SHAPE[-2:]
+        self.bank = {"past_0": shape, "past_1": shape}
+        self.condition, self.branches = condition, branches
+        self.memory = {f"past_{i}": np.zeros((*shape[:3], *shape[4:]), np.float32) for i in range(2)}
+
+    def attend(
+        self, latents: np.ndarray, frame: int, step: int, bank: Mapping[str, np.ndarray], filled: int
+    ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        assert latents.shape == (1, *SHAPE)
+        own = latents[0] + self.condition[min(frame, len(self.condition) - 1)] + step
+        said = np.stack([np.sin(own + b) for b in range(self.branches)])  # (B, C, h, w)
+        for i, (name, past) in enumerate(bank.items()):
+            self.memory[name][0, :] = said[:, i]  # (B, h, w), key and value
+            seen = [*past[0, 0, :, :filled].swapaxes(0, 1), said[:, i]]
+            said = np.cos(said + np.mean(seen, axis=0)[:, None])
+        return said[:, None].astype(np.float32), self.memory
+
+
+def banked(frames: int, condition: np.ndarray, slots: int, steps: int = 3, anchor: bool = False) -> np.ndarray:
+    live = Bank(sampler(steps, 2.0), ToyBank(condition, slots), anchor)
+    noise = Noise(SHAPE, 5, "per-frame")
+    return np.stack([latents.copy() for i in range(frames) for latents in live.push(noise.at(i))])
+
+
+@pytest.mark.parametrize(("slots", "anchor"), [(1, False), (3, False), (2, True), (4, True)])
+def test_a_bank_holds_the_last_frames_and_the_anchor(slots: int, anchor: bool) -> None:
+    """Against the plain formula, which remembers the keys of every frame and step for ever."""
+    frames, steps, how = 12, 3, sampler(3, 2.0)
+    condition, noise, toy_bank = conditions(frames), Noise(SHAPE, 5, "per-frame"), ToyBank(conditions(frames), frames)
+    memory: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    expected = []
+    for i in range(frames):
+        latents = noise.at(i)[None]
+        past = [0] * (anchor and i > 0) + list(range(max(int(anchor), i - slots + anchor), i))
+        for step in range(steps):
+            bank = {
+                name: np.stack([memory[j, step][name] for j in past] or [array], axis=3)
+                for name, array in toy_bank.memory.items()
+            }
+            prediction, new = toy_bank.attend(latents, i, step, bank, len(past))
+            memory[i, step] = {name: array.copy() for name, array in new.items()}
+            latents = how.step(latents, how.guided(prediction), range(i, i + 1), step)
+        expected.append(latents[0])
+    np.testing.assert_allclose(banked(frames, condition, slots, steps, anchor), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("anchor", [False, True])
+def test_with_a_bank_later_poses_never_change_earlier_frames(anchor: bool) -> None:
+    before, after = conditions(12), conditions(12)
+    after[8:] = conditions(12, 99)[8:]
+    first, second = banked(12, before, 3, anchor=anchor), banked(12, after, 3, anchor=anchor)
+    assert np.array_equal(first[:8], second[:8])
+    assert (first[8:] != second[8:]).any((1, 2, 3)).all()
+    before[0] += 1
+    moved = (banked(12, before, 3, anchor=anchor) != first).any((1, 2, 3))
+    assert moved[:4].all()  # the past is seen
+
+
+def test_a_reset_bank_is_a_new_bank() -> None:
+    noise = Noise(SHAPE, 5, "per-frame")
+    live = Bank(sampler(2, 2.0), ToyBank(conditions(6), 2))
+    for i in range(5):
+        assert len(live.push(noise.at(i))) == 1
+    assert live.flush() == []
+    live.reset()
+    out = [latents.copy() for i in range(6) for latents in live.push(noise.at(i))]
+    assert np.array_equal(np.stack(out), banked(6, conditions(6), 2, 2))
+
+
+def test_a_bank_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 frames has no room beside its anchor"):
+        Bank(sampler(1), ToyBank(conditions(1), 1), anchor=True)
+    with pytest.raises(ValueError, match="0 frames has no room"):
+        Bank(sampler(1), ToyBank(conditions(1), 0))
+
+
+def test_a_bank_of_torch_tensors_equals_one_of_arrays() -> None:
+    torch = pytest.importorskip("torch")
+
+    class TorchBank(ToyBank):
+        def attend(self, latents, frame, step, bank, filled):  # type: ignore[no-untyped-def]
+            assert all(isinstance(x, torch.Tensor) for x in (latents, *bank.values()))
+            plain = {name: x.numpy() for name, x in bank.items()}
+            prediction, new = super().attend(latents.numpy(), frame, step, plain, filled)
+            return torch.from_numpy(prediction), {name: torch.from_numpy(x) for name, x in new.items()}
+
+    noise = Noise(SHAPE, 5, "per-frame")
+    live = Bank(sampler(3, 2.0), TorchBank(conditions(7), 2), anchor=True)
+    out = [live.push(torch.tensor(noise.at(i)))[0].numpy() for i in range(7)]
+    np.testing.assert_allclose(np.stack(out), banked(7, conditions(7), 2, anchor=True), atol=1e-6)
+
+
+class NoBank:
+    """Costs nothing, so that a stream of it may be long."""
+
+    def __init__(self) -> None:
+        self.bank = {"past": (1, 2, 1, 3, 4, 4)}
+        self.new = {"past": np.zeros((1, 2, 1, 4, 4), np.float32)}
+
+    def attend(
+        self, latents: np.ndarray, frame: int, step: int, bank: Mapping[str, np.ndarray], filled: int
+    ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        return latents[None], self.new
+
+
+@pytest.mark.parametrize("frames", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", [
+    Causal(sampler(2), lambda latents, frames, step: latents[None], context=4, hop=1),
+    Bank(sampler(2), NoBank(), anchor=True),
+])  # fmt: skip
+def test_memory_is_fixed_however_long_the_stream(mode: Denoiser, frames: int) -> None:
     noise = Noise(SHAPE, 1)
     for i in range(200):
-        live.push(noise.at(i))
+        mode.push(noise.at(i))
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for i in range(2000):
-        live.push(noise.at(i))
+    for i in range(frames):
+        mode.push(noise.at(i))
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 4096

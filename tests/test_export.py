@@ -21,8 +21,9 @@ from export.tracing import INLINE, trace, write
 from export.verify import Comparison, installed, verify
 
 NAMES = {
-    "appearance", "hint", "body", "body_w2", "decoder",
+    "appearance", "hint", "body", "body_w2", "body_bank", "decoder",
     "face_appearance", "encoder", "face_hint", "face", "face_decoder",
+    "hand_encoder", "hand_hint", "hand", "hand_decoder",
 }  # fmt: skip
 
 
@@ -51,8 +52,8 @@ def test_numbers_agree_closely_in_float32(comparisons: list[Comparison]) -> None
 
 
 def test_a_difference_is_seen(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(folder: Path, control_scale: float) -> AvatarNetworks:
-        networks = load_networks(folder, control_scale)
+    def other(folder: Path) -> AvatarNetworks:
+        networks = load_networks(folder)
         assert networks.body.hint is not None
         networks.body.hint.conv_in.weight.data *= 1.01
         return networks
@@ -93,7 +94,10 @@ def test_names_are_the_seam(exported: Path) -> None:
     avatar = Avatar.load(exported)
     seam = {g.name: (set(g.inputs), g.outputs) for g in graphs(avatar, load_networks(exported))}
     assert seam["hint"] == ({"condition"}, ("hint16", "hint8", "hint4"))
-    assert seam["body"][0] == {"sample", "timestep", "hint16", "appearance"} == seam["face"][0]
+    assert seam["body"][0] == {"sample", "timestep", "hint16", "appearance"} == seam["face"][0] == seam["hand"][0]
+    bank, new = seam["body_bank"]
+    assert bank == seam["body"][0] | {"filled", "past_16x48", "past_64x32"}  # tokens x channels: middle block, up block
+    assert new == ("prediction", "new_16x48", "new_64x32")
     assert seam["decoder"][0] == {"latents", "hint8", "hint4"}
 
 

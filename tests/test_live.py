@@ -17,7 +17,7 @@ from engine.avatar import Avatar, CameraFields, ConditionFields, DenoiseFields, 
 from engine.body import Body
 from engine.camera import look_at
 from engine.errors import InputError
-from engine.live import LiveEngine, load_body
+from engine.live import LiveEngine, load_body, needed
 from engine.picture import Picture
 from engine.pixels import from_network, to_network
 from engine.predict import Predictor
@@ -71,6 +71,21 @@ def diffusion_network(frames: int, size: int, channels: int, inputs: int | None 
         "hint": (frames, 3, size, size),
     }
     return FakeNetwork(shapes, {"prediction": (frames, channels, size, size)}, formula)
+
+
+def bank_network(slots: int = 2) -> FakeNetwork:
+    """The same with a bank: the mean hint is that of the frame itself and of those that it is told to see."""
+
+    def formula(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        hint = given["hint"].mean(1, keepdims=True)
+        past = given["past_hint"][0, 0, 0, : given["filled"][0]].reshape(-1, 1, LATENT, LATENT)
+        mean = np.concatenate([hint, past]).mean(0)
+        clean = (0.02 * given["sample"] + hint + 0.1 * mean).astype(np.float32)
+        return {"prediction": clean, "new_hint": np.stack([hint, hint]).reshape(1, 2, 1, LATENT**2, 1)}
+
+    plain = diffusion_network(1, LATENT, 4)
+    inputs = {**plain.inputs, "filled": (1,), "past_hint": (1, 2, 1, slots, LATENT**2, 1)}
+    return FakeNetwork(inputs, {**plain.outputs, "new_hint": (1, 2, 1, LATENT**2, 1)}, formula)
 
 
 def decoder_network(picture: int, size: int, channels: int, skips: bool) -> FakeNetwork:
@@ -180,6 +195,36 @@ def test_context_reaches_the_networks_and_the_future_does_not(body: Body) -> Non
     assert not np.array_equal(beside[3].image, others[3].image)
 
 
+def test_a_bank_equals_the_window_that_it_stands_for(body: Body) -> None:
+    avatar = an_avatar(denoise=DenoiseFields((999, 499), "sample", mode="bank", context=2))
+    table = networks() | {"body_bank": bank_network()}
+    engine = LiveEngine(avatar, table, body=body)
+    assert (engine.burst, engine.delay_frames) == (1, 0)
+    first = paint(engine, 5)
+    engine.reset()
+    again = paint(engine, 5)
+    window = paint(LiveEngine(avatar, networks(3), context=2, mode="causal", body=body), 5)
+    alone = paint(LiveEngine(avatar, networks(), context=0, mode="causal", body=body), 5)
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.image, b.image)
+    assert np.array_equal(first[0].image, alone[0].image)  # before it there is nothing
+    assert not np.array_equal(first[1].image, alone[1].image)
+    for a, b in zip(first[2:], window[2:], strict=True):  # the toy has one layer, whose past is the hints
+        assert np.abs(a.image.astype(int) - b.image).max() <= 1
+    assert (table["body_bank"].calls, table["body"].calls) == (20, 0)
+
+
+def test_a_bank_of_another_length_or_none_is_named(body: Body) -> None:
+    table = networks() | {"body_bank": bank_network()}
+    with pytest.raises(InputError, match="a bank of 2 frames and one new one, not of 3 and 1"):
+        LiveEngine(an_avatar(), table, context=3, mode="bank", body=body)
+    with pytest.raises(InputError, match="a graph named body_bank"):
+        LiveEngine(an_avatar(), networks(), mode="bank", body=body)
+    avatar = an_avatar(networks=dict.fromkeys(("hint", "body", "body_bank", "decoder"), ""))
+    assert needed(avatar, mode="bank") == ("hint", "body_bank", "decoder")
+    assert needed(avatar) == ("hint", "body", "decoder")
+
+
 @pytest.mark.parametrize("count", [4, 5])
 def test_a_hop_gives_its_frames_together_and_flush_the_rest(body: Body, count: int) -> None:
     engine = LiveEngine(an_avatar(), networks(3), context=1, hop=2, body=body)
@@ -252,8 +297,8 @@ def test_pictures_go_in_and_out_of_networks_unchanged() -> None:
     signed = to_network(pixels, (1, 3, 6, 8), -1.0)
     np.testing.assert_allclose(signed[0].transpose(1, 2, 0), pixels / 127.5 - 1, atol=1e-6)
     np.testing.assert_allclose(to_network(pixels, (1, 3, 6, 8), 0.0)[0].transpose(1, 2, 0), pixels / 255, atol=1e-6)
-    assert np.array_equal(from_network(signed), pixels)
-    assert np.array_equal(from_network(to_network(pixels, (1, 6, 8, 3), 0.0)), pixels)
+    assert np.array_equal(from_network(signed)[0], pixels)
+    assert np.array_equal(from_network(to_network(pixels, (1, 6, 8, 3), 0.0))[0], pixels)
     assert from_network(np.full((1, 3, 2, 2), 7.0, np.float32)).min() == 255
     assert from_network(np.full((1, 3, 2, 2), -7.0, np.float32)).max() == 0
     with pytest.raises(ValueError, match="shape"):

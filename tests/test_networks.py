@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.embeddings import Timesteps
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from small_avatar import MINI, random_networks
 from torch import Tensor, nn
 
@@ -45,6 +46,24 @@ def test_one_frame_is_the_plain_network(body: StructureGuided) -> None:
             if isinstance(module, WindowNorm):
                 module.__class__ = nn.GroupNorm  # type: ignore[assignment]
     assert torch.allclose(ours, body(*inputs), atol=1e-5)
+
+
+@torch.no_grad()
+def test_causal_windows_change_no_earlier_frame(body: StructureGuided) -> None:
+    for network in body.unet.modules():  # fresh transformer blocks are the identity: let them say something
+        if isinstance(network, Transformer2DModel):
+            nn.init.normal_(network.proj_out.weight, std=0.3)
+    sample, timestep, hint, appearance = given(3)
+    body.set_window(3, causal=True)
+    before = body(sample, timestep, hint, appearance)
+    hint[2] += 1.0
+    after = body(sample, timestep, hint, appearance)
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.allclose(before[2], after[2])
+    hint[0] += 1.0
+    assert (body(sample, timestep, hint, appearance)[1:] - after[1:]).abs().amax((1, 2, 3)).min() > 1e-6
+    body.set_window(1)
+    assert torch.allclose(body(sample[:1], timestep[:1], given(3)[2][:1], appearance), before[:1], atol=1e-5)
 
 
 @torch.no_grad()

@@ -7,11 +7,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from test_provenance import digital_source_type, said
 
+from engine.avatar import Person
 from engine.errors import InputError
 from engine.picture import Picture
 from engine.pose import PoseClip, PoseFrame
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
+from streaming import provenance
 from streaming.audio import fitted, read_audio
 from streaming.messages import SAMPLE_RATE
 from streaming.render import render
@@ -23,6 +26,7 @@ class Colours:
     """Paints the pose's first number as a grey, `hold` frames late."""
 
     fps = 25.0
+    person: Person = "real"
 
     def __init__(
         self,
@@ -83,6 +87,20 @@ def test_every_pose_becomes_a_picture_in_its_place(tmp_path: Path, hold: int, su
     assert said == [(i + 1, 30) for i in range(30)]
     assert engine.resets == 1
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_file_says_that_it_is_generated_and_so_does_its_stream(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"talk{suffix}"
+    render(Colours(), clip(10), tone(0.4), out)
+    with av.open(str(out), options={"export_xmp": "1"} if suffix != ".mkv" else {}) as container:
+        metadata = {key.lower(): value for key, value in container.metadata.items()}
+        assert metadata["title"] == "talk (AI-generated)"
+        assert metadata["comment"] == provenance.statement("real")
+        assert digital_source_type(metadata["xmp"]) == provenance.SOURCE_TYPE
+        frames = list(container.decode(video=0))
+    assert [said(frame) for frame in frames] == [[provenance.facts("real")] if f.key_frame else [] for f in frames]
+    assert frames[0].key_frame and len(frames) == 10
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 5.0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fakes import pose_frame
 
-from engine.avatar import Avatar
+from engine.avatar import Avatar, Mode
 from engine.errors import InputError
 from engine.live import LiveEngine, needed
 from engine.picture import Picture
@@ -28,10 +28,12 @@ def copied(exported: Path, tmp_path: Path) -> Path:
     return tmp_path / "avatar"
 
 
-def show(folder: Path, name: str, precision: str, context: int = 0, frames: int = 3) -> list[Picture]:
+def show(
+    folder: Path, name: str, precision: str, context: int | None = 0, frames: int = 3, mode: Mode = "causal"
+) -> list[Picture]:
     avatar = Avatar.load(folder)
-    networks = runtime.load(folder, needed(avatar, context), name, precision, threads=2)
-    engine = LiveEngine(avatar, networks, context=context)
+    networks = runtime.load(folder, needed(avatar, context, mode=mode), name, precision, threads=2)
+    engine = LiveEngine(avatar, networks, context=context, mode=mode)
     return [p for i in range(frames) for p in engine.feed(pose_frame(i * 40_000_000, i))]
 
 
@@ -108,15 +110,15 @@ def test_files_that_are_not_those_exported_are_refused(copied: Path) -> None:
         runtime.load(copied, ["hint"])
 
 
-@pytest.mark.parametrize("context", [0, 1])
-def test_the_live_engine_paints_the_same_pictures_again(exported: Path, context: int) -> None:
-    first, again = (show(exported, "auto", "auto", context) for _ in range(2))
+@pytest.mark.parametrize(("context", "mode"), [(0, "causal"), (1, "causal"), (None, "bank")])
+def test_the_live_engine_paints_the_same_pictures_again(exported: Path, context: int | None, mode: Mode) -> None:
+    first, again = (show(exported, "auto", "auto", context, mode=mode) for _ in range(2))
     assert [p.image.shape for p in first] == [(128, 128, 3)] * 3
     assert first[0].image.std() > 1  # random networks, but no blank
     assert not np.array_equal(first[0].image, first[1].image)
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a.image, b.image)
-    assert set(first[0].stage_ns) == {"body", "condition", "denoise", "decode", "face"}
+    assert set(first[0].stage_ns) == {"body", "condition", "denoise", "decode", "hands", "face"}
 
 
 @pytest.mark.parametrize("way", [w for w in installed() if w[1] == "f32"])
@@ -132,7 +134,8 @@ def test_only_the_graphs_that_are_called_are_needed(exported: Path) -> None:
     avatar = Avatar.load(exported)
     assert "body_w2" not in needed(avatar)
     assert "body" not in needed(avatar, context=1)
-    assert set(needed(avatar, 1)) | {"body"} == set(avatar.networks)
+    assert set(needed(avatar, 1)) | {"body", "body_bank"} == set(avatar.networks)
+    assert set(needed(avatar, mode="bank")) | {"body", "body_w2"} == set(avatar.networks)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

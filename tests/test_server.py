@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_whep import SDP, make_viewer, served, watch
 
 from engine.errors import InputError
+from streaming import provenance
 from streaming.metrics import Meter
 from streaming.pacer import Shown
 from streaming.server import WEB, build_app, page_url, serve
@@ -66,6 +67,10 @@ def test_statistics_as_json_and_as_events() -> None:
             async with client.get(f"{url}/stats") as response:
                 stats = await response.json()
             assert stats["state"] == "live" and stats["viewers"] == 0 and stats["delay_ms"] is None
+            assert stats["provenance"] == {
+                "statement": provenance.statement("synthetic"),
+                **provenance.facts("synthetic"),
+            }
             assert stats["fps"]["target"] == 25 and stats["fps"]["painted"] < stats["fps"]["shown"] <= 26
             assert stats["frames"]["new"] > 3 * stats["frames"]["starved"] > 0
             assert stats["drops"]["denoise queue"] == 2 and stats["stages_ms"]["denoise"] == 12

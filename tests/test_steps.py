@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import steps
-from engine.steps import END, Schedule, Times, ddim, lcm, listed, spaced, split, tcd
+from engine.steps import END, Schedule, Times, consistency, ddim, few, lcm, listed, spaced, split, tcd
 
 KINDS = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
 SHAPE = (3, 4, 5, 5)
@@ -72,7 +72,8 @@ def test_lcm_and_tcd_equal_diffusers(
     schedule = Schedule(set_alpha_to_one=True)
     reference = getattr(diffusers, name)(**common(schedule, kind))
     reference.set_timesteps(count)
-    times = listed(reference.timesteps.tolist())
+    times = few(schedule, count)
+    assert list(times.now) == reference.timesteps.tolist()
     ours, theirs = start(), torch.from_numpy(start())
     for now, after in times.pairs():
         prediction = fake_network(ours, now)
@@ -128,3 +129,20 @@ def test_listed_timesteps_must_fall() -> None:
     for wrong in ([], [1, 1], [1, 2], [3, -1]):
         with pytest.raises(ValueError, match="falling"):
             listed(wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_consistency_function_leaves_a_clean_sample_as_it_is(kind: steps.Prediction) -> None:
+    schedule, sample = Schedule(), start()
+    prediction = fake_network(sample, 3)
+    assert np.array_equal(consistency(schedule, sample, prediction, 0, kind), sample)
+    clean, _ = split(schedule, sample, prediction, 999, kind)
+    np.testing.assert_allclose(consistency(schedule, sample, prediction, 999, kind), clean, atol=1e-6)
+
+
+def test_few_timesteps_start_at_the_noisiest_and_were_seen_in_distillation() -> None:
+    assert few(Schedule(), 1) == Times((999,), (END,))
+    assert few(Schedule(), 2).now == (999, 499)
+    assert few(Schedule(), 4, stride=50).now == (999, 749, 499, 249)
+    with pytest.raises(ValueError, match="steps must lie in 1 to 20"):
+        few(Schedule(), 21, stride=50)

@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.training.studio.lights import Glow, Lamp, Lights, light_matrix, news_studio, sphere_directions
 from engine.training.studio.materials import Material
 from engine.training.studio.renderer import Part, Renderer
-from engine.training.studio.textures import pack, read_texture, srgb_to_linear, studio_background
+from engine.training.studio.textures import dyed, muted, pack, read_texture, srgb_to_linear, studio_background
 
 SIZE = 64
 EVEN = Lights(lamps=(Lamp((0, 0, 1), (0, 0, 0)),), above=(0.4, 0.4, 0.4), below=(0.4, 0.4, 0.4))  # no shadows, no lamp
@@ -252,6 +252,27 @@ def test_directions_are_even_and_light_maps_hold_the_sphere() -> None:
         assert mapped[:, :2].min() >= 0 and mapped[:, :2].max() <= 100
         nearer = (centre + 0.1 * direction) @ matrix[:, :3].T + matrix[:, 3]
         assert nearer[2] == pytest.approx(0.1, abs=1e-4)  # grows towards the light
+
+
+def test_dye_keeps_light_and_dark_and_spares_linen() -> None:
+    texture = plain(40, 42, 44)
+    texture[:2], texture[6:] = (60, 62, 64, 255), (230, 230, 235, 128)
+    out = dyed(texture, (0.05, 0.02, 0.01), spared=0.25)
+    middle = srgb_to_linear(out[4, 4, :3] / 255)
+    np.testing.assert_allclose(middle, (0.05, 0.02, 0.01), atol=0.001)
+    assert (out[0, 0, :3] > out[4, 4, :3]).all() and (out[7, 7] == texture[7, 7]).all()
+    flat = dyed(texture[:6], (0.05, 0.02, 0.01), contrast=0.0)
+    assert np.ptp(flat[..., 0]) == 0
+    assert np.ptp(muted(texture, 1.0)[0, 0, :3]) == 0 and (muted(texture, 0.0) == texture).all()
+
+
+def test_no_backdrop_shines_through_a_cut_out_before_a_wall() -> None:
+    texture = plain(90, 60, 40)
+    texture = np.tile(texture, (10, 10, 1))  # about a texel and a half to a sample: between two mip levels
+    texture[..., 3] = np.random.default_rng(1).integers(0, 255, texture.shape[:2])
+    wall, hair = square(-0.3, 0.9), square(0.3, 0.4, base_color_texture=texture, alpha_mode="cutout", cut=0.55)
+    _, alpha = paint(wall, hair)
+    assert (alpha[10:-10, 10:-10] == 255).all()
 
 
 def test_backgrounds_are_out_of_focus_and_repeat() -> None:

@@ -17,8 +17,10 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessi
 from fake_show import FakeShow
 from hypothesis import given
 from hypothesis import strategies as st
+from test_provenance import said
 
 from engine.errors import InputError
+from streaming import provenance
 from streaming.clock import FakeClock
 from streaming.metrics import Meter
 from streaming.server import build_app
@@ -98,6 +100,9 @@ def test_a_viewer_sees_picture_and_condition_and_hears_sound(codec: str) -> None
             session = await watch(client, url, pc)
             picture, condition, sound = [t.receiver.track for t in pc.getTransceivers()]
             first = await asyncio.wait_for(picture.recv(), 10)
+            assert said(first) == (
+                [provenance.facts("synthetic")] if codec == "H264" else []
+            )  # VP8 has no place for it
             frames = [await asyncio.wait_for(picture.recv(), 5) for _ in range(10)]
             assert (first.width, first.height) == (512, 512)
             steps = [b.pts - a.pts for a, b in pairwise(frames)]
@@ -107,6 +112,7 @@ def test_a_viewer_sees_picture_and_condition_and_hears_sound(codec: str) -> None
             assert not np.array_equal(frames[0].to_ndarray(), frames[9].to_ndarray())
             small = await asyncio.wait_for(condition.recv(), 5)
             assert (small.width, small.height) == (256, 256)
+            assert said(small) == []
             heard = [await asyncio.wait_for(sound.recv(), 5) for _ in range(30)]
             assert {b.pts - a.pts for a, b in pairwise(heard)} == {OPUS_SAMPLES}
             assert max(int(np.abs(f.to_ndarray()).max()) for f in heard) > 1000
@@ -122,6 +128,22 @@ def test_a_viewer_sees_picture_and_condition_and_hears_sound(codec: str) -> None
             await pc.close()
 
     asyncio.run(scenario())
+
+
+def test_the_answer_says_what_it_is() -> None:
+    async def scenario() -> tuple[str, list[str]]:
+        async with served(ice_servers=("stun:stun.example:3478",)) as (client, url):
+            pc = await make_viewer()
+            async with client.post(f"{url}/whep", data=pc.localDescription.sdp, headers=SDP) as response:
+                answer, links = await response.text(), response.headers.getall("Link")
+            await pc.close()
+            return answer, links
+
+    answer, links = asyncio.run(scenario())
+    lines = answer.split("\r\n")
+    assert lines[2].startswith("s=") and lines[3] == f"i={provenance.statement('synthetic')}"
+    assert lines[4][:2] in ("c=", "t=")  # the order of RFC 8866 section 9
+    assert links == [f'<{provenance.SOURCE_TYPE}>; rel="type"', '<stun:stun.example:3478>; rel="ice-server"']
 
 
 def test_a_viewer_sends_poses_over_a_data_channel() -> None:

@@ -1,26 +1,33 @@
-"""Frames of a window that see each other: all-frame attention, and normalisation over the window (arXiv 2403.16510, 3.3).
+"""Frames that see each other: all-frame attention, and normalisation over the window (arXiv 2403.16510, 3.3).
 
 Windows travel as batches, (B * frames, C, H, W). Nothing here has weights: it changes how a plain diffusers UNet runs, as
-the paper does at inference. With one frame both are the plain network.
+the paper does at inference. With one frame both are the plain network; a bank lets one frame see those before it.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.networks.bank import Bank
+
 Scope = Literal["frame", "window"]
 
 
 class FrameAttention:
-    """Attention processor: in self-attention the tokens of all `frames` attend to each other; cross-attention per frame."""
+    """Attention processor: in self-attention the tokens of all `frames` attend to each other; cross-attention per frame.
 
-    def __init__(self, frames: int = 1) -> None:
-        self.frames = frames
+    `causal`: a frame attends to itself and to those before it. A `bank`, given as one of `cross_attention_kwargs` with one
+    frame, lets that frame attend to the past.
+    """
+
+    def __init__(self, frames: int = 1, causal: bool = False) -> None:
+        self.frames, self.causal = frames, causal
 
     def __call__(
         self,
@@ -29,6 +36,7 @@ class FrameAttention:
         encoder_hidden_states: Tensor | None = None,  # (B * frames, M, D)
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
+        bank: Bank | None = None,
     ) -> Tensor:
         if attention_mask is not None or temb is not None or attn.group_norm is not None:
             raise NotImplementedError("FrameAttention serves the transformer blocks of a UNet only")
@@ -37,11 +45,15 @@ class FrameAttention:
         if encoder_hidden_states is None and self.frames > 1:
             x = x.reshape(batch // self.frames, self.frames * tokens, channels)
         context = x if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = (
-            proj(y).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, tokens, head_dim)
-            for proj, y in ((attn.to_q, x), (attn.to_k, context), (attn.to_v, context))
-        )
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        q, k, v = attn.to_q(x), attn.to_k(context), attn.to_v(context)
+        seen = None
+        if bank is not None and encoder_hidden_states is None:
+            k, v, seen = bank.extend(k, v)
+        q, k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, tokens, head_dim)
+        if self.causal and q.shape[2] > tokens:
+            seen = torch.ones(self.frames, self.frames, dtype=torch.bool, device=q.device).tril()
+            seen = seen.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)  # (frames * N, frames * N)
+        out = F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(-2)
         out = attn.to_out[0](out).reshape(batch, tokens, channels)
         return out / attn.rescale_output_factor  # type: ignore[no-any-return]
 
@@ -59,12 +71,14 @@ class WindowNorm(nn.GroupNorm):
         return super().forward(window).transpose(1, 2).reshape(b, c, h, w)
 
 
-def set_window(network: nn.Module, frames: int, scope: Scope = "frame", all_frames: bool = True) -> None:
+def set_window(
+    network: nn.Module, frames: int, scope: Scope = "frame", all_frames: bool = True, causal: bool = False
+) -> None:
     """Make a UNet or ControlNet run windows of `frames`; `all_frames` False keeps attention per frame (the ControlNet).
 
     With `scope` "window" the residual blocks' norms and the final one pool over the frames; the transformers' never do.
     """
-    network.set_attn_processor(FrameAttention(frames if all_frames else 1))  # type: ignore[operator]
+    network.set_attn_processor(FrameAttention(frames if all_frames else 1, causal))  # type: ignore[operator]
     norms = [norm for m in network.modules() if isinstance(m, ResnetBlock2D) for norm in (m.norm1, m.norm2)]
     norms += [m for name, m in network.named_children() if name == "conv_norm_out"]
     for norm in norms:

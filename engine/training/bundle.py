@@ -1,6 +1,6 @@
 """From trained stages to an avatar's folder: networks, reference pictures, avatar.toml. Graphs come afterwards, by `export`.
 
-What is there decides: with the stages autoencoder and body there is an avatar, pixels makes it sharper, face adds the second pass.
+The newest stage that is there counts; what RUNS lacks comes from an avatar, where one is given.
 """
 
 from __future__ import annotations
@@ -10,26 +10,30 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from engine import face
-from engine.avatar import Avatar, ConditionFields, DenoiseFields, FaceFields, LatentFields
+from engine import face, toml
+from engine.avatar import FILE, Avatar, ConditionFields, DenoiseFields, FaceFields, HandFields, LatentFields, Mode
+from engine.crop import warp
 from engine.errors import InputError
 from engine.networks import folder as stored
 from engine.networks.configs import CONFIGS, AvatarConfig
 from engine.networks.folder import AvatarNetworks
-from engine.training import loop
+from engine.steps import Schedule, few
+from engine.training import checkpoint
 from engine.training.dataset import Clip
 from engine.training.frames import CELL, Frames
 from engine.training.stages.body import LAST, load
+from engine.training.weights import gathered
 
 FPS = 25.0
 LICENCE = "CC0-1.0 (weights trained on renders of CC0 assets)"
-STAGES = ("autoencoder", "body", "pixels", "face")
+STAGES = ("autoencoder", "pretrain", "finetune", "distill", "face", "hands")
 
 
 def write_bundle(
@@ -42,17 +46,27 @@ def write_bundle(
     licence: str = LICENCE,
     seed: int = 0,
     context: int = 0,
+    mode: Mode = "causal",
+    steps: int = 1,
+    avatar: Path | None = None,
 ) -> Avatar:
     """Write the avatar that RUNS/<stage>/checkpoint.pt of `clips` make into `out`; what else lies there stays.
 
-    `context`: finished frames that the body sees beside the new one. `seed` is told, not used. InputError where a stage
-    that is needed has not been trained, or a checkpoint is broken.
+    `context`: past frames that the body sees beside the new one, and `mode` how. `steps` of the body's denoising: LCM's for one that was
+    distilled, else DDIM's, from the noisiest timestep on in both cases. `seed` is told, not used. `avatar`: a folder whose
+    weights stand in for stages that RUNS lacks. InputError where a stage that is needed has not been trained, or a
+    checkpoint is broken.
     """
     opened = [Clip.open(folder) for folder in clips]
-    networks, stages = trained(runs, CONFIGS[config])
-    avatar = describe(opened, networks, name or opened[0].fields.identity or out.name, licence, context)
+    networks, stages = trained(runs, CONFIGS[config], avatar)
+    described = describe(opened, networks, name or opened[0].fields.identity or out.name, licence, context, mode)
+    sampler: Literal["lcm", "ddim"] = "lcm" if "distill" in stages else "ddim"
+    live = replace(described.denoise, timesteps=few(Schedule(), steps).now, sampler=sampler)
     told = provenance(runs, opened, stages, seed)
-    return write(networks, Avatar(**{**vars(avatar), "provenance": told}), opened, out)
+    if avatar is not None:
+        earlier = toml.read(avatar / FILE, Avatar)  # it need not have been exported
+        told["started_from"] = f"{earlier.name}, made at commit {earlier.provenance.get('commit') or 'unknown'}"
+    return write(networks, replace(described, denoise=live, provenance=told), opened, out)
 
 
 def write(networks: AvatarNetworks, avatar: Avatar, clips: Sequence[Clip], out: Path) -> Avatar:
@@ -66,37 +80,61 @@ def write(networks: AvatarNetworks, avatar: Avatar, clips: Sequence[Clip], out: 
     return avatar
 
 
-def trained(runs: Path, config: AvatarConfig) -> tuple[AvatarNetworks, tuple[str, ...]]:
-    """The averaged weights of all stages that are there, as networks, and the names of those stages."""
-    there = tuple(stage for stage in STAGES if (runs / stage / loop.CHECKPOINT).exists())
-    body = "pixels" if "pixels" in there else "body"
-    networks = stored.build(config, head="face" in there)
-    weights = {s: loop.read(runs / s / loop.CHECKPOINT)["average"] for s in {"autoencoder", body, *there} - {"face"}}
+def trained(runs: Path, config: AvatarConfig, avatar: Path | None = None) -> tuple[AvatarNetworks, tuple[str, ...]]:
+    """The averaged weights of all stages that are there, as networks, and the names of those stages.
+
+    Weights are rounded to bf16, which is what runtimes compute with where a CPU has it: a history of them stays small.
+    """
+    there = tuple(stage for stage in STAGES if (runs / stage / checkpoint.FILE).exists())
+    weights = gathered(runs, there, avatar)
+    for prefix, stage in (("vae.", "autoencoder"), ("body.", "pretrain or finetune")):
+        if not any(key.startswith(prefix) for key in weights):
+            raise InputError(str(runs), "stages", f"a checkpoint of {stage}", ", ".join(there) or "none")
+    head, hand = (any(key.startswith(part) for key in weights) for part in ("head.", "hand."))
+    networks = stored.build(config, head, hand)
     try:
-        load(networks.vae, weights["autoencoder"], "vae")
-        load(networks.body, weights[body], "body")
-        load(networks.image_encoder, weights[body], "image_encoder")
-        if "pixels" in there:
-            load(networks.vae.decoder, weights["pixels"], "decoder")
+        load(networks.vae, weights, "vae")
+        load(networks.body, weights, "body")
+        load(networks.image_encoder, weights, "image_encoder")
+        load(networks.vae.decoder, weights, "decoder")
         if networks.head is not None and networks.head_decoder is not None:
-            head = loop.read(runs / "face" / loop.CHECKPOINT)["average"]
-            load(networks.head, head, "head")
-            load(networks.head_decoder.decoder, head, "head_decoder")
+            load(networks.head, weights, "head")
+            load(networks.head_decoder.decoder, weights, "head_decoder")
+        if networks.hand is not None and networks.hand_decoder is not None:
+            load(networks.hand, weights, "hand")
+            load(networks.hand_decoder.decoder, weights, "hand_decoder")
     except RuntimeError as error:
         raise InputError(str(runs), "weights", "those of this configuration", str(error).split("\n")[0][:200]) from None
+    for _, network in networks.parts():
+        for parameter in network.parameters():
+            parameter.data = parameter.data.bfloat16().to(parameter.dtype)
     return networks.eval(), there
 
 
 def describe(
-    clips: Sequence[Clip], networks: AvatarNetworks, name: str, licence: str = LICENCE, context: int = 0
+    clips: Sequence[Clip],
+    networks: AvatarNetworks,
+    name: str,
+    licence: str = LICENCE,
+    context: int = 0,
+    mode: Mode = "causal",
 ) -> Avatar:
     """avatar.toml, but for what training took: sizes, camera and shape are those of the first clip."""
     fields = clips[0].fields
     head = networks.head is not None
-    graphs = ("body", "decoder", "face", "face_decoder") if head else ("body", "decoder")
+    graphs = ["body", "decoder"]
+    if head:
+        graphs += ["face", "face_decoder"]
+    if networks.hand is not None:
+        graphs += ["hand_encoder", "hand", "hand_decoder"]
     channels = int(networks.vae.config.latent_channels)
     face_size = face.CROP if fields.size >= 2 * face.CROP else fields.size // 2 // CELL * CELL
-    live = DenoiseFields((LAST,), "sample", context=context, window=1 + context, overlap=context)
+    live = DenoiseFields((LAST,), "sample", mode=mode, context=context, window=1 + context, overlap=context)
+    alone = DenoiseFields((LAST,), "sample", window=1, overlap=0)
+    hands = HandFields()
+    if networks.hand is not None:
+        size = int(networks.hand.unet.config.sample_size)
+        hands = HandFields(True, size * CELL, LatentFields(channels, size), alone)
     return Avatar(
         name=name,
         size=fields.size,
@@ -107,8 +145,10 @@ def describe(
         camera=fields.camera,
         condition=ConditionFields("normals", fields.size),
         body=fields.body,
-        face=FaceFields(head, face_size, latent=LatentFields(channels, face_size // CELL), denoise=DenoiseFields((LAST,), "sample", window=1, overlap=0)),
+        face=FaceFields(head, face_size, latent=LatentFields(channels, face_size // CELL), denoise=alone),
+        hands=hands,
         appearance={part: f"appearance/{part}.png" for part in (("body", "head") if head else ("body",))},
+        person="synthetic" if all(clip.fields.synthetic for clip in clips) else "real",
         licence=licence,
     )  # fmt: skip
 
@@ -120,7 +160,7 @@ def references(clips: Sequence[Clip], face_size: int) -> dict[str, np.ndarray]:
     transform = np.ascontiguousarray(clips[clip].faces[index])
     if face_size != face.CROP:  # transforms are stored for crops of that size
         transform = (transform * (face_size / face.CROP)).astype(np.float32)
-    return {"body": picture, "head": face.warp(picture, transform, face_size)}
+    return {"body": picture, "head": warp(picture, transform, face_size)}
 
 
 def provenance(runs: Path, clips: Sequence[Clip], stages: Sequence[str], seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.errors import InputError
 from engine.training.dataset import HEAD, LEFT_HAND, PERSON, RIGHT_HAND, Clip
 
 CELL = 16  # pixels of a latent cell
@@ -27,7 +28,7 @@ class Frames:
 
     @classmethod
     def held_out(cls, clips: Sequence[Clip], count: int) -> Frames:
-        """`count` frames evenly spread over those held out (over the training ones where none are)."""
+        """`count` frames evenly spread over all that are held out (over the training ones where none are)."""
         index = _index([clip.held_out() for clip in clips])
         index = index if len(index) else _index([clip.train() for clip in clips])
         return cls(clips, index[np.linspace(0, len(index) - 1, min(count, len(index))).round().astype(int)])
@@ -44,14 +45,43 @@ class Frames:
         return rng.integers(len(self), size=count)
 
     def before(self, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each position one of a frame shortly before it in the same clip (itself at a clip's or range's start)."""
-        back = np.maximum(at - rng.integers(1, 3, size=len(at)), 0)
-        near = (self.index[back, 0] == self.index[at, 0]) & (self.index[at, 1] - self.index[back, 1] <= 2)
-        return np.where(near, back, at)
+        """For each position one of a picture taken one or two frames before it in the same clip; itself where there is none."""
+        ticks = np.array([self.clips[c].ticks[i] for c, i in self.index[at]])
+
+        def near(back: np.ndarray) -> np.ndarray:
+            """Where the picture at `back` is one of the same take, shortly before."""
+            apart = ticks - np.array([self.clips[c].ticks[i] for c, i in self.index[back]])
+            return (self.index[back, 0] == self.index[at, 0]) & (apart > 0) & (apart <= 2)
+
+        last, drawn = np.maximum(at - 1, 0), np.maximum(at - rng.integers(1, 3, size=len(at)), 0)
+        return np.where(near(drawn), drawn, np.where(near(last), last, at))
+
+    def window(self, newest: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions (count,) of a window that ends at `newest`: up to two pictures apart and within a second of it, in
+        order; where a take begins or changes, `newest` stands for the missing ones."""
+        back = np.concatenate([[0], np.cumsum(rng.integers(1, 3, size=count - 1))])
+        at = newest - back[::-1]
+        at = np.where(at >= 0, at, newest)
+        clip, _ = self.index[newest]
+        ticks = np.array([self.clips[c].ticks[i] for c, i in self.index[at]])
+        near = (
+            (self.index[at, 0] == clip) & (ticks[-1] - ticks >= 0) & (ticks[-1] - ticks <= self.clips[clip].fields.fps)
+        )
+        return np.where(near, at, newest)
 
     def pictures(self, at: Sequence[int] | np.ndarray) -> Tensor:
         """(B, 3, S, S) in [-1, 1]."""
         return to_picture(np.stack([self.clips[c].frames[i] for c, i in self.index[at]]))
+
+    def mattes(self, at: Sequence[int] | np.ndarray) -> Tensor:
+        """(B, 1, S, S) in [0, 1]: the person's coverage. InputError where a clip has none."""
+        mattes = []
+        for c, i in self.index[at]:
+            clip = self.clips[c]
+            if clip.matte is None:
+                raise InputError(str(clip.folder), "matte.npy", "the person's coverage of each picture", "no such file")
+            mattes.append(clip.matte[i])
+        return torch.from_numpy(np.stack(mattes)[:, None]).to(torch.float32).mul_(1 / 255)
 
     def conditions(self, at: Sequence[int] | np.ndarray) -> Tensor:
         """(B, 3, S, S) in [0, 1]."""

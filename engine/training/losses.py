@@ -40,7 +40,7 @@ def picture_loss(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     a, b = a.float().contiguous(), b.contiguous()  # planes: a weight then meets its pixels in one sweep
     d = a - b
     structure = weighted(1 - ssim_map(a.mean(1, keepdim=True), b.mean(1, keepdim=True)), weight[..., 3:-3, 3:-3])
-    return weighted(d.abs(), weight) + gradient_loss(d, weight) + 0.15 * structure
+    return weighted(d.abs(), weight) + gradient_loss(d, weight) + 0.4 * structure
 
 
 def criterion(compiled: bool) -> Criterion:

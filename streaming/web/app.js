@@ -104,13 +104,13 @@ function setSound(on) {
 sound.addEventListener("click", () => { setSound(anchor.muted); play(); });
 $("full").addEventListener("click", () => {
   if (document.fullscreenElement) document.exitFullscreen();
-  else if (anchor.requestFullscreen) anchor.requestFullscreen();
-  else anchor.webkitEnterFullscreen?.();
+  else $("screen").requestFullscreen();  // not the video alone: the mark goes along
 });
+$("full").hidden = !document.fullscreenEnabled;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "m" && !sound.disabled) sound.click();
-  if (event.key === "f") $("full").click();
+  if (event.key === "f" && !$("full").hidden) $("full").click();
 });
 
 // -- what the server says
@@ -122,6 +122,7 @@ stats.addEventListener("message", ({ data }) => {
   meters.server(snapshot);
   if (snapshot.trouble) show("off", "The engine could not start", snapshot.trouble);
   $("name").textContent = snapshot.avatar || "Anchor";
+  $("mark").textContent = snapshot.provenance.statement;
   $("driven").textContent = [snapshot.source, snapshot.sound].filter(Boolean).join("  ·  ") || "No motion yet";
   $("driven").title = $("driven").textContent;
   const viewers = `${snapshot.viewers} ${snapshot.viewers === 1 ? "viewer" : "viewers"}`;

@@ -22,6 +22,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.reformatter import Colorspace, VideoReformatter
 
+from streaming import h264
+
 VideoCodec = Literal["h264", "vp8"]
 
 VIDEO_CLOCK = 90_000  # RTP clock of every video codec (RFC 6184 section 8.2.1, RFC 7741 section 6.2.1)
@@ -46,7 +48,9 @@ class VideoEncoder:
     Not thread-safe: one caller at a time.
     """
 
-    def __init__(self, codec: VideoCodec, width: int, height: int, fps: float, bitrate: int) -> None:
+    def __init__(self, codec: VideoCodec, width: int, height: int, fps: float, bitrate: int, mark: bytes = b"") -> None:
+        """`mark`: a NAL unit that H.264 carries before each keyframe's picture; VP8 has no place for such a thing."""
+        self._mark = mark if codec == "h264" else b""
         self._context = _open(codec, width, height, fps, bitrate)
         self._scaler = VideoReformatter()
         self._size = (width, height)
@@ -68,9 +72,8 @@ class VideoEncoder:
         packets = self._context.encode(scaled)
         if not packets:
             return None
-        return Encoded(
-            b"".join(bytes(packet) for packet in packets), pts, any(packet.is_keyframe for packet in packets)
-        )
+        data, is_keyframe = b"".join(map(bytes, packets)), any(packet.is_keyframe for packet in packets)
+        return Encoded(h264.before_picture(data, self._mark) if is_keyframe else data, pts, is_keyframe)
 
 
 class SoundEncoder:

@@ -13,6 +13,8 @@ from typing import Literal
 
 import structlog
 
+from engine.avatar import Person
+from streaming import provenance
 from streaming.clock import Clock, MonotonicClock
 from streaming.metrics import Meter
 from streaming.pacer import Shown
@@ -54,6 +56,11 @@ class Transmitter:
         self._sound_executor = ThreadPoolExecutor(1, thread_name_prefix="encode-sound")  # never behind a picture
         self._sound = SoundFeed(self._sound_executor, self._rates.sound)
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def person(self) -> Person:
+        """Whom the pictures show."""
+        return self._show.status().person
 
     def video(self, view: View, codec: VideoCodec) -> PacketTrack:
         """A track of the picture or of its mesh condition for one viewer."""
@@ -138,6 +145,8 @@ class Transmitter:
             (rates.picture_size, rates.picture) if view == "picture" else (rates.condition_size, rates.condition)
         )
 
+        mark = provenance.user_data(self.person) if view == "picture" else b""  # the mesh is no picture of anybody
+
         def on_sent(sent: Outgoing, keyframe: bool) -> None:
             if keyframe:
                 self._meter.on_keyframe(view)
@@ -145,7 +154,7 @@ class Transmitter:
                 self._meter.on_sent(sent.capture_ns, self._clock.now_ns())
 
         return VideoFeed(
-            lambda: VideoEncoder(codec, size, size, fps, bitrate),
+            lambda: VideoEncoder(codec, size, size, fps, bitrate, mark),
             self._executor,
             on_sent=on_sent,
             on_drop=self._meter.on_drop,

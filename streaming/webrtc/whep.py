@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from aiortc import (
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 
 from engine.errors import InputError
+from streaming import provenance
 from streaming.sources.datachannel import attach
 from streaming.sources.intake import Feed
 from streaming.webrtc.encoder import (
@@ -181,7 +183,9 @@ class WhepEndpoint:
             return _refuse(400, str(error))
         session.log.info("viewer joins", sections=[f"{s.role}/{s.codec}" for s in offer.sections], peer=request.remote)
         headers = {"Content-Type": SDP, "Location": f"/whep/{session.id}", "ETag": session.etag}
-        response = web.Response(status=201, body=session.pc.localDescription.sdp.encode(), headers=headers)
+        answer = _informed(session.pc.localDescription.sdp, provenance.statement(self._transmitter.person))
+        response = web.Response(status=201, body=answer.encode(), headers=headers)
+        response.headers.add("Link", f'<{provenance.SOURCE_TYPE}>; rel="type"')  # what kind of thing this is (RFC 6903)
         for server in self._ice_servers:
             response.headers.add("Link", f'<{server}>; rel="ice-server"')
         return response
@@ -246,6 +250,11 @@ class WhepEndpoint:
 
     async def _options(self, request: web.Request) -> web.Response:
         return web.Response(status=204, headers={"Accept-Post": SDP})
+
+
+def _informed(answer: str, line: str) -> str:
+    """The answer with `line` as information about the session, in its place behind the name (RFC 8866 section 5.4)."""
+    return re.sub(r"(?m)^(s=.*\r\n)", rf"\1i={line}\r\n", answer, count=1)
 
 
 def _capabilities(kind: str, codec: str) -> list:  # type: ignore[type-arg]

@@ -19,7 +19,10 @@ from engine.training.studio.materials import Material
 from engine.training.studio.renderer import Part
 from engine.training.studio.rig import HELPED, Skin, expression_moves, find_skeleton, merge_weights, unpose
 from engine.training.studio.standin_mesh import Base
-from engine.training.studio.textures import read_texture
+from engine.training.studio.textures import dyed, muted, read_texture
+
+SHIRT = 0.25  # linear light from which cloth is linen, and no dye takes
+STRANDS = 1.3  # contrast of a hair texture's light and dark
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,21 @@ class Identity:
     eyes: str = "brown"
     brows: str = "001"
     lashes: str = "01"
-    hair_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    skin_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    hair_color: tuple[float, float, float] = (0.03, 0.02, 0.014)  # linear light
+    skin_color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # multiplies the skin's texture
+    suit_color: tuple[float, float, float] | None = None  # linear light; None: as the texture is
+    suit_contrast: float = 1.0  # below 1 softens the cloth's pattern
 
 
 ANCHORS = {
     "noah": Identity("noah", "caucasian-male", "young_lightskinned_male_diffuse", "male_elegantsuit01", "short01", "blue", "009",
-                     hair_color=(0.62, 0.52, 0.46)),
-    "ada": Identity("ada", "caucasian-female", "young_lightskinned_female_diffuse", "female_elegantsuit01", "bob01", "green", "009"),
-    "amara": Identity("amara", "african-female", "young_darkskinned_female_diffuse", "female_casualsuit02", "bob02", "brown", "003"),
-    "kofi": Identity("kofi", "african-male", "young_darkskinned_male_diffuse", "male_casualsuit04", "short04", "brown", "006"),
+                     hair_color=(0.036, 0.023, 0.015)),
+    "ada": Identity("ada", "caucasian-female", "young_lightskinned_female_diffuse", "female_elegantsuit01", "long01", "green", "001",
+                    hair_color=(0.035, 0.020, 0.012), suit_color=(0.060, 0.012, 0.020), suit_contrast=0.12),
+    "amara": Identity("amara", "african-female", "young_darkskinned_female_diffuse", "female_elegantsuit01", "ponytail01", "brown",
+                      "006", hair_color=(0.014, 0.010, 0.008), suit_color=(0.010, 0.052, 0.055), suit_contrast=0.12),
+    "kofi": Identity("kofi", "african-male", "young_darkskinned_male_diffuse", "male_elegantsuit01", "short04", "brown", "006",
+                     hair_color=(0.012, 0.009, 0.008), suit_color=(0.012, 0.017, 0.036)),
 }  # fmt: skip
 
 
@@ -119,7 +127,7 @@ def _without(mesh: Mesh, hidden: np.ndarray) -> Mesh:
 
 def _skin_material(assets: Path, identity: Identity) -> Material:
     texture = read_texture(assets / "skins" / f"{identity.skin}.png")
-    return Material(texture, identity.skin_color, roughness=0.5, specular=0.035, skin=1.0)
+    return Material(texture, identity.skin_color, roughness=0.54, specular=0.035, skin=1.0)
 
 
 def _wardrobe(assets: Path, identity: Identity, suit: Garment) -> list[tuple[str, Garment, Material]]:
@@ -129,28 +137,30 @@ def _wardrobe(assets: Path, identity: Identity, suit: Garment) -> list[tuple[str
     def texture(path: Path) -> np.ndarray | None:
         return read_texture(path) if path.exists() else None
 
+    worn = read_texture(folder / f"{identity.suit}_diffuse.png")
+    if identity.suit_color:
+        worn = dyed(worn, identity.suit_color, identity.suit_contrast, SHIRT)
     cloth = Material(
-        read_texture(folder / f"{identity.suit}_diffuse.png"), alpha_mode="cutout", cut=0.5, roughness=0.85, specular=0.03,
+        worn, alpha_mode="cutout", cut=0.5, roughness=0.85, specular=0.03,
         sheen=0.12, normal_map=texture(folder / f"{identity.suit}_normal.png"), ao_map=texture(folder / f"{identity.suit}_ao.png"),
         double_sided=True,
     )  # fmt: skip
-    brow = identity.brows
-    hair = assets / "hair" / identity.hair
+    hair, brow = assets / "hair" / identity.hair, assets / "eyebrows" / identity.brows / f"eyebrow{identity.brows}"
+    strands = dyed(read_texture(hair / f"{identity.hair}_diffuse.png"), identity.hair_color, STRANDS)
+    eyes = muted(read_texture(assets / "eyes" / f"{identity.eyes}_eye.png"), 0.4)  # painted irises are too vivid
     return [
         ("suit", suit, cloth),
         ("teeth", read_garment(assets / "teeth" / "teeth_base.mhclo"),
-         Material(read_texture(assets / "teeth" / "teeth.png"), (2.0, 1.85, 1.65), roughness=0.25, specular=0.05)),
+         Material(read_texture(assets / "teeth" / "teeth.png"), (1.5, 1.33, 1.10), roughness=0.4, specular=0.03)),
         ("tongue", read_garment(assets / "tongue" / "tongue01.mhclo"),
          Material(read_texture(assets / "tongue" / "tongue01_diffuse.png"), (0.6, 0.5, 0.5), roughness=0.4)),
         ("eyes", read_garment(assets / "eyes" / "high-poly.mhclo"),
-         Material(read_texture(assets / "eyes" / f"{identity.eyes}_eye.png"), (0.85, 0.85, 0.85), alpha_mode="blend",
-                  roughness=0.08, specular=0.05, wet=True)),
+         Material(eyes, (0.8, 0.78, 0.76), alpha_mode="blend", roughness=0.08, specular=0.05, wet=True)),
         ("hair", read_garment(hair / f"{identity.hair}.mhclo"),
-         Material(read_texture(hair / f"{identity.hair}_diffuse.png"), identity.hair_color, alpha_mode="cutout", cut=0.7,
-                  roughness=0.5, specular=0.04, hair=1.0, double_sided=True)),
-        ("brows", read_garment(assets / "eyebrows" / brow / f"eyebrow{brow}.mhclo"),
-         Material(read_texture(assets / "eyebrows" / brow / f"eyebrow{brow}.png"), identity.hair_color, alpha_mode="blend",
-                  roughness=0.7, specular=0.01, double_sided=True, bias=0.004)),
+         Material(strands, alpha_mode="cutout", cut=0.7, roughness=0.5, specular=0.04, hair=1.0, double_sided=True)),
+        ("brows", read_garment(brow.with_suffix(".mhclo")),
+         Material(dyed(read_texture(brow.with_suffix(".png")), identity.hair_color, 0.5), (0.65, 0.65, 0.65),
+                  alpha_mode="blend", roughness=0.7, specular=0.01, double_sided=True, bias=0.004)),
         ("lashes", read_garment(assets / "eyelashes" / identity.lashes / f"eyelashes{identity.lashes}.mhclo"),
          Material(read_texture(assets / "eyelashes" / identity.lashes / f"eyelashes{identity.lashes}.png"), alpha_mode="blend",
                   roughness=0.7, specular=0.01, double_sided=True, bias=0.001)),

@@ -153,7 +153,7 @@ class Renderer:
             self._ids, self._nearest, self._face_surface, self.supersample, self._view.fx, self._pixels, self._owners,
             self._spans,
         )  # fmt: skip
-        self._shade(count)
+        self._shade(count, solid=True)
         self._samples[:] = 0
         compose.spread(self._pixels, self._spans, count, self._shaded, self._samples)
 
@@ -163,7 +163,7 @@ class Renderer:
             bank.levels, bank.counts, self._nearest, self._heads, self._links, self._pixels, self._owners, self._depths,
         )  # fmt: skip
         self._spans[:count] = 1
-        self._shade(count)
+        self._shade(count, solid=False)
         compose.layer(self._heads, self._links, self._shaded, self._samples.reshape(-1, 4))
 
         image = np.empty((self.camera.height, self.camera.width, 3), np.uint8)
@@ -195,13 +195,13 @@ class Renderer:
                 self._vertices, self._normals, matrix, self._sky_map, direction, radiance, texel, texel, self._ambient
             )
 
-    def _shade(self, count: int) -> None:
+    def _shade(self, count: int, solid: bool) -> None:
         bank = self._bank
         shading.shade(
             self._pixels, self._owners, self._spans, count, self._view.width, self._screen, self._vertices,
             self._normals, self._ambient, self._faces, self._uv, self._face_surface, self._surfaces,
             bank.texels, bank.levels, bank.counts, SRGB, PLAIN, self._eye, self._lamps, self._lamp_maps,
-            self._lamp_matrices, self._mirrored, np.float32(self.lights.exposure), self._shaded,
+            self._lamp_matrices, self._mirrored, np.float32(self.lights.exposure), solid, self._shaded,
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -15,10 +16,12 @@ import numpy as np
 from engine import toml
 from engine.avatar import BodyFields, CameraFields
 from engine.camera import Camera, look_at
-from engine.clips import write_clip
+from engine.clips import read_clip, write_clip
 from engine.errors import InputError
 from engine.pose import PoseClip
-from engine.training.dataset import ClipFields, SplitFields
+from engine.training.arrays import Rows, check_room, create
+from engine.training.dataset import DONE, FRAMES, MATTE, MOTION, TICKS, ClipFields, write_fields
+from engine.training.studio.lessons import Script
 from engine.training.studio.lights import news_studio
 from engine.training.studio.person import ANCHORS, Person
 from engine.training.studio.renderer import Renderer
@@ -26,6 +29,7 @@ from engine.training.studio.standin_mesh import PEOPLE
 from engine.training.studio.textures import studio_background
 
 LICENCE = "rendered from MakeHuman's CC0 assets; CC0-1.0"
+PACKED_STANDIN = Path(__file__).parents[2] / "data" / "standin.npz"
 
 
 @dataclass(frozen=True)
@@ -46,44 +50,36 @@ def studio_camera(size: int) -> Camera:
 
 def film(
     take: Take,
-    motion: PoseClip,
+    script: Script,
     out: Path,
-    held_out: int,
     *,
     seed: int = 0,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Renders every sample of `motion` into the clip folder `out`; the last `held_out` samples are for judging only.
+    """Renders every sample of `script` into the clip folder `out`, on `workers` processes.
 
-    A second call goes on where the first was stopped. InputError where the identity is unknown or the motion is another.
+    A second call goes on where the first was stopped. InputError where identity or assets are unknown, the disc is too
+    full, or the folder holds another film.
     """
     if take.identity not in ANCHORS:
         raise InputError("studio", "identity", f"one of {', '.join(ANCHORS)}", take.identity)
-    out.mkdir(parents=True, exist_ok=True)
-    motion_file = out / "clip.npz"
-    if not motion_file.exists():
-        write_clip(motion_file, motion)
-        frames = np.lib.format.open_memmap(out / "frames.npy", "w+", np.uint8, (len(motion), take.size, take.size, 3))
-        frames.flush()
-        np.save(out / "done.npy", np.zeros(len(motion), bool))
-    done = np.lib.format.open_memmap(out / "done.npy", "r+")
-    if len(done) != len(motion):
-        raise InputError(str(out), "clip.npz", f"the {len(done)} samples it was begun with", f"{len(motion)}")
-    with np.load(_packed_standin()) as packed:
-        betas = packed["identity_betas"][PEOPLE.index(ANCHORS[take.identity].people)]
-    fields = ClipFields(
-        fps=motion.fps, size=take.size, camera=CameraFields.of(studio_camera(take.size)), identity=take.identity,
-        splits=SplitFields(((0, len(motion) - held_out),), ((len(motion) - held_out, len(motion)),) if held_out else ()),
-        body=BodyFields(betas=tuple(float(b) for b in betas)), licence=LICENCE, seed=seed,
-    )  # fmt: skip
-    (out / "clip.toml").write_text(toml.dumps(fields), encoding="utf-8")
-    todo = np.nonzero(~done)[0]
-    count, total = len(motion) - len(todo), len(motion)
+    if not take.assets.is_dir():
+        raise InputError(str(take.assets), "folder", "MakeHuman's CC0 assets", "no such folder")
+    fields = _fields(take, script, seed)
+    if (out / "clip.toml").exists():
+        _check_same(out, fields, script)
+    else:
+        _begin(out, fields, script)
+    done = np.load(out / DONE)
+    todo, total = np.nonzero(~done)[0], len(done)
+    count = total - len(todo)
+    if progress:
+        progress(count, total)
     context = multiprocessing.get_context("spawn")
-    finished: Queue[int] = context.Queue()
-    shares = [todo[first::workers] for first in range(workers)]
-    processes = [context.Process(target=_render, args=(take, out, motion, share, finished)) for share in shares]
+    finished: Queue[int | InputError] = context.Queue()
+    shares = [share for share in (todo[first::workers] for first in range(workers)) if len(share)]
+    processes = [context.Process(target=_render, args=(take, out, script.motion, share, finished)) for share in shares]
     for process in processes:
         process.start()
     try:
@@ -98,30 +94,74 @@ def film(
             process.join()
 
 
-def _wait(finished: Queue[int], processes: Sequence[BaseProcess]) -> None:
-    """Until one more picture is done; RuntimeError where a process died over it."""
+def _fields(take: Take, script: Script, seed: int) -> ClipFields:
+    with np.load(PACKED_STANDIN) as packed:
+        betas = packed["identity_betas"][PEOPLE.index(ANCHORS[take.identity].people)]
+    return ClipFields(
+        fps=script.motion.fps, size=take.size, camera=CameraFields.of(studio_camera(take.size)), identity=take.identity,
+        splits=script.splits, body=BodyFields(betas=tuple(float(b) for b in betas)), licence=LICENCE, seed=seed,
+        synthetic=True,
+    )  # fmt: skip
+
+
+def _begin(out: Path, fields: ClipFields, script: Script) -> None:
+    """Everything but the pictures; that a film has begun is told by clip.toml, which comes last."""
+    n, size = len(script.motion), fields.size
+    out.mkdir(parents=True, exist_ok=True)
+    check_room(out, n * size * size * 4)
+    create(out / DONE, (n,), np.bool_)
+    create(out / FRAMES, (n, size, size, 3), np.uint8)
+    create(out / MATTE, (n, size, size), np.uint8)
+    np.save(out / TICKS, script.ticks)
+    write_clip(out / MOTION, script.motion)
+    write_fields(out, fields)
+
+
+def _check_same(out: Path, fields: ClipFields, script: Script) -> None:
+    """InputError where the film that was begun in `out` is of another person or motion."""
+    begun = toml.read(out / "clip.toml", ClipFields)
+    for name in ("identity", "size", "seed", "splits", "camera", "body"):
+        old, new = getattr(begun, name), getattr(fields, name)
+        if old != new:
+            raise InputError(str(out), f"{name} of the film begun there", str(old)[:80], str(new)[:80])
+    motion = read_clip(out / MOTION)
+    same = len(motion) == len(script.motion) and all(
+        np.array_equal(getattr(motion, name), getattr(script.motion, name))
+        for name in ("poses", "expressions", "transl")
+    )
+    if not same:
+        raise InputError(str(out / MOTION), "motion", "that of the film begun there", "another; choose another folder")
+
+
+def _wait(finished: Queue[int | InputError], processes: Sequence[BaseProcess]) -> None:
+    """Until one more picture is done. What went wrong in a process is raised here; RuntimeError where it just died."""
     while True:
         try:
-            finished.get(timeout=1.0)
-            return
+            told = finished.get(timeout=1.0)
         except Empty:
             if any(process.exitcode for process in processes):
                 raise RuntimeError("a rendering process died; its reason stands above") from None
+            continue
+        if isinstance(told, InputError):
+            raise told
+        return
 
 
-def _render(take: Take, out: Path, motion: PoseClip, share: np.ndarray, finished: Queue[int]) -> None:
+def _render(take: Take, out: Path, motion: PoseClip, share: np.ndarray, finished: Queue[int | InputError]) -> None:
     """Renders the samples `share` into the folder's arrays: one process's work."""
-    person = Person(take.assets, ANCHORS[take.identity])
-    backdrop = studio_background(take.size) if take.backdrop else None
-    renderer = Renderer(studio_camera(take.size), person.parts, news_studio(), backdrop)
-    frames = np.lib.format.open_memmap(out / "frames.npy", "r+")
-    done = np.lib.format.open_memmap(out / "done.npy", "r+")
-    for index in share:
-        parts = person.vertices(motion.poses[index], motion.expressions[index], motion.transl[index])
-        frames[index] = renderer.render(parts)[0]
-        done[index] = True
-        finished.put(int(index))
-
-
-def _packed_standin() -> Path:
-    return Path(__file__).parents[2] / "data" / "standin.npz"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the one who started us ends us
+    parent = multiprocessing.parent_process()
+    try:
+        person = Person(take.assets, ANCHORS[take.identity])
+        backdrop = studio_background(take.size) if take.backdrop else None
+        renderer = Renderer(studio_camera(take.size), person.parts, news_studio(), backdrop)
+        with Rows(out / FRAMES) as frames, Rows(out / MATTE) as mattes, Rows(out / DONE) as done:
+            for index in share:
+                if parent is not None and not parent.is_alive():
+                    return  # it was killed: whoever goes on films the rest
+                parts = person.vertices(motion.poses[index], motion.expressions[index], motion.transl[index])
+                frames[index], mattes[index] = renderer.render(parts)
+                done[index] = True
+                finished.put(int(index))
+    except InputError as error:
+        finished.put(error)

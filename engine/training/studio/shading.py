@@ -25,7 +25,7 @@ from engine.training.studio.materials import (
 from engine.training.studio.raster import CUT, CUTOUT, MODE, OPAQUE, TEXTURE, WET
 from engine.training.studio.textures import FAST, sample
 
-GLARE = np.float32(11)  # how much brighter a lamp's face is than white paper that it lights
+GLARE = np.float32(8)  # how much brighter a lamp's face is than white paper that it lights
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -102,15 +102,15 @@ def tone(x):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, fastmath=FAST)
 def shade(  # type: ignore[no-untyped-def]
     pixels, owners, spans, count, width, screen, vertices, normals, ambient, faces, uv, face_surface, surfaces,
-    texels, levels, counts, srgb, plain, eye, lamps, lamp_maps, lamp_matrices, mirrored, exposure, out,
+    texels, levels, counts, srgb, plain, eye, lamps, lamp_maps, lamp_matrices, mirrored, exposure, solid, out,
 ):  # fmt: skip
     """Shades samples `pixels` (N,) of faces `owners` (N,), blocks of `spans` (N,) samples a side.
 
-    `out` (N, 4) becomes tone-mapped linear colour, premultiplied, and alpha.
+    `out` (N, 4) becomes tone-mapped linear colour, premultiplied, and alpha, which is 1 where the samples are `solid`.
     `lamps` (L, 8) are the rows of `Lamp`, `lamp_maps` (L, S, S) and `lamp_matrices` (L, 3, 4) their shadow maps.
     """
     one, zero = np.float32(1), np.float32(0)
-    bleed = (np.float32(0.42), np.float32(0.20), np.float32(0.12))  # how far light wraps round skin, by colour
+    bleed = (np.float32(0.34), np.float32(0.19), np.float32(0.13))  # how far light wraps round skin, by colour
     light = np.zeros(3, np.float32)
     shine = np.zeros(3, np.float32)
     normal = np.zeros(3, np.float32)
@@ -189,14 +189,15 @@ def shade(  # type: ignore[no-untyped-def]
         wet = surfaces[row, WET] > 0
         fresnel = (one - facing) ** 5
         mirror_share = np.float32(0.03) if wet else specular
-        mirror_share += (one - mirror_share) * fresnel * (one - roughness) * np.float32(0.6)
+        mirror_share += (one - mirror_share) * fresnel * (one - roughness) * np.float32(0.6) * (one - hair)
         for k in range(3):
             light[k] = (wa * ambient[a, k] + wb * ambient[b, k] + wc * ambient[c, k]) * opening
             shine[k] = light[k] * mirror_share
             shine[k] += light[k] * surfaces[row, SHEEN] * (one - facing) ** 3
-        strand, sparkle = zero, zero
+        strand, sparkle, brightest = zero, zero, one
         if hair > 0:  # strands hang: they run down along the surface, and bright ones of the texture shine more
-            sparkle = min((red + green + blue) * np.float32(4), np.float32(2))
+            sparkle = min((red + green + blue) * np.float32(10), np.float32(1.2))
+            brightest = max(red, green, blue, np.float32(1e-4))
             sx, sy, sz = -ny * nx, one - ny * ny, -ny * nz
             strand = np.sqrt(sx * sx + sy * sy + sz * sz) + np.float32(1e-6)
             sx, sy, sz = sx / strand, sy / strand, sz / strand
@@ -226,11 +227,15 @@ def shade(  # type: ignore[no-untyped-def]
             if wet:
                 lobe = zero
             for k in range(3):
+                glint = lobe
+                if hair > 0:  # half of what a strand sends back has passed through it
+                    own = red if k == 0 else (green if k == 1 else blue)
+                    glint *= np.float32(0.4) + np.float32(0.6) * own / brightest
                 wrap = bleed[k] * skin + np.float32(0.25) * hair
                 diffuse = max((cosine + wrap) / ((one + wrap) * (one + wrap)), zero)
                 through = seen ** (one / (one + 2 * bleed[k] * skin)) if skin > 0 else seen
                 light[k] += lamps[n, 3 + k] * diffuse * through
-                shine[k] += lamps[n, 3 + k] * lobe
+                shine[k] += lamps[n, 3 + k] * glint
         if wet:  # a mirror that shows the lamps as soft discs
             for n in range(mirrored.shape[0]):
                 rx, ry, rz = 2 * facing * nx - vx, 2 * facing * ny - vy, 2 * facing * nz - vz
@@ -243,13 +248,14 @@ def shade(  # type: ignore[no-untyped-def]
                     shine[k] += mirrored[n, 3 + k] * part * part * (3 - 2 * part) * specular * GLARE
         alpha *= surfaces[row, ALPHA]
         mode = int(surfaces[row, MODE])
-        if mode == OPAQUE or (mode == CUTOUT and alpha >= surfaces[row, CUT]):
+        if solid or mode == OPAQUE or (mode == CUTOUT and alpha >= surfaces[row, CUT]):
             alpha = one
         keep = one if wet else alpha
-        if wet:  # body and reflection come through different alphas
-            out[i, 0] = tone(red * light[0] * exposure) * alpha + tone(shine[0] * exposure)
-            out[i, 1] = tone(green * light[1] * exposure) * alpha + tone(shine[1] * exposure)
-            out[i, 2] = tone(blue * light[2] * exposure) * alpha + tone(shine[2] * exposure)
+        if wet:  # body and reflection come through different alphas; what lies below the cornea mirrors little
+            clear = one - np.float32(0.85) * alpha
+            out[i, 0] = tone(red * light[0] * exposure) * alpha + tone(shine[0] * clear * exposure)
+            out[i, 1] = tone(green * light[1] * exposure) * alpha + tone(shine[1] * clear * exposure)
+            out[i, 2] = tone(blue * light[2] * exposure) * alpha + tone(shine[2] * clear * exposure)
         else:
             out[i, 0] = tone((red * light[0] + shine[0]) * exposure) * keep
             out[i, 1] = tone((green * light[1] + shine[1]) * exposure) * keep

@@ -35,6 +35,7 @@ def linear_to_srgb(value: np.ndarray) -> np.ndarray:
 PLAIN = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float32)
 SRGB = srgb_to_linear(PLAIN)
 TO_SRGB = (linear_to_srgb(np.linspace(0, 1, 8192)) * 255).astype(np.float32)  # linear light in steps of 1/8191
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear red, green, blue (ITU-R BT.709)
 
 
 def read_texture(path: Path) -> np.ndarray:
@@ -44,6 +45,33 @@ def read_texture(path: Path) -> np.ndarray:
             return np.asarray(picture.convert("RGBA"), np.uint8).copy()
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(str(path), "texture", "a readable picture file", str(error) or type(error).__name__) from error
+
+
+def dyed(
+    texture: np.ndarray, color: tuple[float, float, float], contrast: float = 1.0, spared: float = 1.0
+) -> np.ndarray:
+    """`texture` (h, w, 4) uint8 in another colour: hue and mean from `color` (linear light), light and dark from itself.
+
+    `contrast` is the power of its brightness over the median of what is dyed; texels brighter than `spared` (linear)
+    keep their colour.
+    """
+    linear = SRGB[texture[..., :3]]
+    light = linear @ LUMA  # (h, w)
+    share = np.clip((1.25 * spared - light) / (0.5 * spared), 0, 1) if spared < 1 else np.ones_like(light)
+    counted = (texture[..., 3] > 127) & (share > 0.5)
+    middle = max(float(np.median(light[counted])) if counted.any() else 1.0, 1e-4)
+    relative = np.clip(light / middle, 0.1, 8.0) ** contrast
+    painted = relative[..., None] * np.asarray(color, np.float32)
+    mixed = linear + share[..., None] * (painted - linear)
+    return np.dstack([np.round(linear_to_srgb(mixed) * 255).astype(np.uint8), texture[..., 3]])
+
+
+def muted(texture: np.ndarray, share: float) -> np.ndarray:
+    """`texture` (h, w, 4) uint8 with its colours moved by `share` towards the grey of the same light."""
+    linear = SRGB[texture[..., :3]]
+    grey = linear @ LUMA
+    mixed = linear + share * (grey[..., None] - linear)
+    return np.dstack([np.round(linear_to_srgb(mixed) * 255).astype(np.uint8), texture[..., 3]])
 
 
 @dataclass(frozen=True)
@@ -169,18 +197,18 @@ def studio_background(size: int, seed: int = 0) -> np.ndarray:
 
     middle = np.exp(-(((x - 0.55) / 0.5) ** 2) - ((y - 0.36) / 0.45) ** 2)[..., None]
     picture = colour(0.022, 0.034, 0.055) + middle * colour(0.045, 0.075, 0.115)
-    for left, right, top, bottom, light in ((-0.2, 0.17, 0.08, 0.64, 0.085), (0.8, 1.2, 0.03, 0.6, 0.12)):  # screens
-        inside = soft(left - x, 0.012) * soft(x - right, 0.012) * soft(top - y, 0.014) * soft(y - bottom, 0.014)
-        fall = (0.7 + 0.5 * np.cos(5 * (y - top)) ** 2 * (1 - y))[..., None]
+    for left, right, top, bottom, light in ((-0.2, 0.17, -0.1, 0.64, 0.075), (0.82, 1.2, -0.1, 0.62, 0.085)):  # screens
+        inside = soft(left - x, 0.022) * soft(x - right, 0.022) * soft(top - y, 0.03) * soft(y - bottom, 0.03)
+        fall = (0.75 + 0.35 * np.cos(2.2 * (y - 0.25)) ** 2)[..., None]
         picture += inside * fall * light * colour(0.55, 1.0, 1.6)
     for edge in (0.245, 0.33, 0.685, 0.755):  # lit edges of the set's columns
         picture += soft(np.abs(x - edge) - 0.004, 0.004) * (0.25 + 0.5 * (1 - y))[..., None] * colour(0.05, 0.085, 0.13)
     for _ in range(12):  # lamps: discs with a slightly brighter rim, most of them high up
-        cx, cy, radius = draw.uniform(0, 1), draw.uniform(0.0, 0.34), draw.uniform(0.018, 0.042)
+        cx, cy, radius = draw.uniform(0, 1), draw.uniform(0.0, 0.34), draw.uniform(0.022, 0.05)
         tint = colour(1.0, 0.72, 0.42) if draw.uniform() < 0.35 else colour(0.6, 0.85, 1.15)
         far = np.hypot(x - cx, y - cy) - radius
-        rim = 0.8 + 0.35 * np.exp(-((far / (0.25 * radius)) ** 2))[..., None]
-        picture += soft(far, 0.003) * rim * draw.uniform(0.02, 0.09) * tint
+        rim = 0.85 + 0.2 * np.exp(-((far / (0.25 * radius)) ** 2))[..., None]
+        picture += soft(far, 0.006) * rim * draw.uniform(0.015, 0.045) * tint
     picture += soft(np.abs(y - 0.74) - 0.008, 0.006) * (0.3 + 0.7 * x)[..., None] * colour(0.06, 0.12, 0.21)
     picture += soft(0.76 - y, 0.02) * colour(0.006, 0.010, 0.017)  # the desk's reflection of the room
     away = np.clip(np.hypot(x - 0.5, y - 0.42) - 0.2, 0, 1)[..., None]

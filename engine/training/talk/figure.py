@@ -39,6 +39,9 @@ class Figure:
     jaw: np.ndarray  # (T, 3) axis-angle
     gaze: np.ndarray  # (T, 2) pitch down, yaw left, in the world: 0 looks at the camera
     face: np.ndarray  # (T, 100) expression coefficients
+    root: np.ndarray  # (T, 3) of the pelvis
+    carriage: np.ndarray  # (T, 8) how left, then right, carry the arm: solve_arm's raised, forward, twist, at_wrist
+    fingers: np.ndarray  # (T, 90) radians that left, then right, finger joints differ from the described hand
 
     def mixed(self, other: Figure, share: np.ndarray) -> Figure:
         """This figure where `share` (T,) is 0, the other where it is 1."""
@@ -46,24 +49,29 @@ class Figure:
         return Figure(*(a + share[:, None] * (b - a) for a, b in both))
 
     def clip(self, fps: float, source: str) -> PoseClip:
-        """The SMPL-X motion: hands absolute, legs and root at rest."""
+        """The SMPL-X motion: hands absolute, legs straight."""
         joints = np.zeros((len(self.torso), JOINTS, 3))
+        joints[:, joint_index("pelvis")] = self.root
         for name in ("spine1", "spine2", "spine3"):
             joints[:, joint_index(name)] = self.torso / 3.0
         joints[:, joint_index("neck")] = self.head * (1.0 - HEAD_SHARE)
         joints[:, joint_index("head")] = self.head * HEAD_SHARE
         joints[:, joint_index("jaw")] = self.jaw
-        gaze = self.gaze - (self.torso + self.head)[:, :2]  # the eyes undo what the head turns
+        gaze = self.gaze - (self.root + self.torso + self.head)[:, :2]  # the eyes undo what the head turns
         for name in ("left_eye", "right_eye"):
             joints[:, joint_index(name), :2] = GAZE_LIMIT * np.tanh(gaze / GAZE_LIMIT)
         poses = joints.reshape(-1, POSE_DIMS)
         left, right = _apart(keep_outside_torso(self.left[:, WRIST]), keep_outside_torso(self.right[:, WRIST]))
         for side, arm, wrist, hand in (("left", self.left, left, LEFT_HAND), ("right", self.right, right, RIGHT_HAND)):
             turn = (lambda v: v) if side == "left" else mirror
-            solved = turn(solve_arm(wrist, arm[:, SWIVEL], arm[:, PRONATION], arm[:, FLEXION], arm[:, DEVIATION]))
+            half = 0 if side == "left" else 1
+            carriage = self.carriage[:, 4 * half : 4 * half + 4].T
+            bends = (arm[:, SWIVEL], arm[:, PRONATION], arm[:, FLEXION], arm[:, DEVIATION])
+            solved = turn(solve_arm(wrist, *bends, *carriage))
             for index, name in enumerate(("collar", "shoulder", "elbow", "wrist")):
                 joints[:, joint_index(f"{side}_{name}")] = solved[:, index]
             fingers = hand_pose(arm[:, CURL], arm[:, SPREAD], arm[:, THUMB_CURL], arm[:, THUMB_ACROSS])
+            fingers = fingers + self.fingers[:, 45 * half : 45 * half + 45].reshape(fingers.shape)
             poses[:, hand] = turn(fingers).reshape(len(poses), -1)
         return PoseClip(
             fps, poses.astype(np.float32), self.face.astype(np.float32), self.sway.astype(np.float32), source=source

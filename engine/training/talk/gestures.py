@@ -1,6 +1,6 @@
 """Whole-body motion: of an anchor who speaks, and of anything that live motion capture may ask of one.
 
-`perform` moves a figure to speech; `explore` is training material: half of it speaks nonsense, half of it wanders
+`perform` moves a figure to speech; `explore` is training material: a part of it speaks nonsense, the rest wanders
 through all that a person before a camera can do. Both are functions of their seed. Nothing here has heard a sound or
 seen a recording.
 """
@@ -91,7 +91,8 @@ def perform(what: Score, fps: float, seed: int) -> Figure:
         blink_right=blink, brow_up=brows, brow_inner_up=np.clip(slow_noise(times, rng, 4.0, 0.35)[:, 0], 0.0, None),
         brow_down=np.clip(slow_noise(times, rng, 5.0, 0.3)[:, 0] - 0.2, 0.0, None),
     )  # fmt: skip
-    return Figure(torso, head, idle.sway(times, rng), left, right, jaw, idle.gaze(times, rng), expression)
+    still = (np.zeros((len(times), dims)) for dims in (3, 8, 90))  # root, carriage, fingers
+    return Figure(torso, head, idle.sway(times, rng), left, right, jaw, idle.gaze(times, rng), expression, *still)
 
 
 def talk(speech: Speech, fps: float, seed: int) -> PoseClip:
@@ -100,14 +101,15 @@ def talk(speech: Speech, fps: float, seed: int) -> PoseClip:
 
 
 def explore(frames: int, fps: float, seed: int) -> PoseClip:
-    """Diverse training motion, (frames,) at `fps`: alternately talking and wandering, about half of each, no cuts."""
+    """Diverse training motion, (frames,) at `fps`: alternately talking, 45 % of it, and wandering, no cuts."""
     rng = np.random.default_rng(seed)
     times = np.arange(frames) / fps
     speaking = perform(_babble(frames / fps + 1.0 / fps, rng), fps, seed + 1)
     speaking = _cut(speaking, frames)
-    share, now, side = np.zeros(frames), 0.0, 0.0
+    side = float(rng.random() < 0.55)
+    share, now = np.full(frames, side), 0.0
     while now < frames / fps:  # (T,) 1 where it wanders
-        now += rng.uniform(4.0, 9.0)
+        now += rng.uniform(4.0, 8.0) * (0.55 / 0.45 if side else 1.0)
         share += (1.0 - 2.0 * side) * ease((times - now) / 1.0)
         side = 1.0 - side
     return speaking.mixed(wander(times, fps, rng), share).clip(fps, "explore")

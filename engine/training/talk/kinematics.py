@@ -51,19 +51,23 @@ def keep_outside_torso(wrist: np.ndarray) -> np.ndarray:
 
 
 def solve_arm(
-    wrist: np.ndarray, swivel: np.ndarray, pronation: np.ndarray, flexion: np.ndarray, deviation: np.ndarray
-) -> np.ndarray:
+    wrist: np.ndarray, swivel: np.ndarray, pronation: np.ndarray, flexion: np.ndarray, deviation: np.ndarray,
+    raised: np.ndarray | float = 0.0, forward: np.ndarray | float = 0.0, twist: np.ndarray | float = 0.0,
+    at_wrist: np.ndarray | float = 0.0,
+) -> np.ndarray:  # fmt: skip
     """Joint rotations of the left arm that bring the wrist to `wrist`, as near as the arm's length allows.
 
     wrist: (T, 3) in the chest frame, metres. swivel: (T,) radians, the elbow's turn about the line from shoulder to
     wrist: 0 hangs, positive lifts it outward. pronation: (T,) radians about the forearm: 0 has the thumb up when the
     forearm points forward, positive turns the palm down, negative up; elbow and wrist share it. flexion: (T,) of the
-    wrist towards the palm. deviation: (T,) towards the thumb. Returns (T, 4, 3) axis-angle: collar, shoulder, elbow,
-    wrist.
+    wrist towards the palm. deviation: (T,) towards the thumb. raised, forward: (T,) radians of the collar beyond what
+    the arm asks for. twist: (T,) radians of the upper arm about itself, undone at the elbow: skeletons differ in it.
+    at_wrist: (T,) share of the pronation that the wrist makes beyond its half. Returns (T, 4, 3) axis-angle: collar,
+    shoulder, elbow, wrist.
     """
     lift = np.clip(wrist[:, 1] / 0.5, -0.3, 1.0)  # the collar follows a raised arm
     reach = np.clip((wrist[:, 2] - 0.25) / 0.4, -0.5, 1.0)
-    collar = np.stack([np.zeros_like(lift), -0.12 * reach, 0.22 * lift - 0.03], -1)
+    collar = np.stack([np.zeros_like(lift), -0.12 * reach - forward, 0.22 * lift - 0.03 + raised], -1)
     to_collar = axis_angle_to_matrix(collar)  # (T, 3, 3)
     goal = np.einsum("tji,tj->ti", to_collar, wrist - COLLAR) - SHOULDER  # in the collar's frame, from the shoulder
 
@@ -88,7 +92,10 @@ def solve_arm(
 
     shoulder = np.stack([u, w, h], -1) @ _rest_frame(UPPER_ARM).T
     elbow = np.swapaxes(shoulder, -1, -2) @ np.stack([f, np.cross(f, h), h], -1) @ _rest_frame(FOREARM).T
-    half_twist = axis_angle_to_matrix(pronation[:, None] * 0.5 * FOREARM / fore)
+    along = FOREARM / fore
+    turned = axis_angle_to_matrix(np.outer(np.broadcast_to(twist, distance.shape[:1]), along))
+    elbow_turn = axis_angle_to_matrix(np.outer(pronation * (0.5 - at_wrist), along))
+    wrist_turn = axis_angle_to_matrix(np.outer(pronation * (0.5 + at_wrist), along))
     zero = np.zeros_like(flexion)
     bend = axis_angle_to_matrix(np.stack([zero, zero, -flexion], -1)) @ axis_angle_to_matrix(
         np.stack([zero, -deviation, zero], -1)
@@ -96,9 +103,9 @@ def solve_arm(
     return np.stack(
         [
             collar,
-            matrix_to_axis_angle(shoulder),
-            matrix_to_axis_angle(elbow @ half_twist),
-            matrix_to_axis_angle(half_twist @ bend),
+            matrix_to_axis_angle(shoulder @ turned),
+            matrix_to_axis_angle(np.swapaxes(turned, -1, -2) @ elbow @ elbow_turn),
+            matrix_to_axis_angle(wrist_turn @ bend),
         ],
         1,
     )
@@ -116,6 +123,14 @@ def arm_points(rotations: np.ndarray) -> np.ndarray:
         at = at + frame @ offset
         points.append(at)
     return np.stack(points, 1)
+
+
+def hand_directions(rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the left hand's fingers point and its palm faces: (T, 4, 3) axis-angle to two (T, 3) of length 1."""
+    frame = np.eye(3)
+    for joint in range(4):
+        frame = frame @ axis_angle_to_matrix(rotations[:, joint])
+    return frame[..., 0], -frame[..., 1]
 
 
 FINGERS = 4  # index, middle, ring, pinky: the order of `curl` below

@@ -1,0 +1,64 @@
+"""`liveanchor bench`: the command's options, and nothing that measures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.errors import InputError
+
+app = typer.Typer(help="Measure: quality of an avatar on held-out frames.", no_args_is_help=True)
+
+
+@app.callback()
+def _bench() -> None:
+    """Measure."""
+
+
+@app.command(
+    epilog="Examples:  liveanchor bench quality runs/studio/noah   |   "
+    "liveanchor bench quality runs/studio/noah --row 'Setting I'=runs/setting-1/avatar"
+)
+def quality(
+    clips: Annotated[list[Path], typer.Argument(help="Observed studio clips of one person, with held-out parts.")],
+    avatar: Annotated[Path | None, typer.Option(help="Avatar folder; the bundled anchor by default.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="NAME=DIR: a row of the tables from another avatar's folder.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Only these rows of the avatar itself; all by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for quality.json, .md, .jpg and .mp4.")] = Path("bench/results"),
+    runs: Annotated[Path, typer.Option(help="Folder that keeps the landmark network.")] = Path("runs/quality"),
+    frames: Annotated[int | None, typer.Option(min=2, help="At most so many frames of each part.")] = None,
+    regressor_steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the landmark network.")] = None,
+    runtime: Annotated[str, typer.Option(help="What runs the networks: auto, openvino, onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, f32 or bf16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise and of the landmark network.")] = 0,
+) -> None:
+    """Judge an avatar on held-out frames, and print the paper's tables for it. Needs the extra \\[train]."""
+    try:
+        from bench.quality.run import Order, run
+    except ImportError as error:
+        raise InputError("bench quality", "packages", "those of the extra [train]", str(error)) from None
+    order = Order(tuple(clips), rows=dict(_pair(text) for text in row or ()), out=out, runs=runs, frames=frames, seed=seed,
+                  runtime=runtime, precision=precision, threads=threads)  # fmt: skip
+    if avatar is not None:
+        order = replace(order, avatar=avatar)
+    if variant is not None:
+        order = replace(order, variants=tuple(variant))
+    if regressor_steps is not None:
+        order = replace(order, recipe=replace(order.recipe, steps=regressor_steps))
+    run(order)
+    typer.echo(f"{out / 'quality.md'} says how it went; {out / 'quality.jpg'} shows it")
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, sign, folder = text.partition("=")
+    if not sign or not name or not folder:
+        raise InputError("bench quality", "--row", "NAME=DIR", text)
+    return name.strip(), Path(folder)
