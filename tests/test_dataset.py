@@ -91,15 +91,22 @@ def test_held_out_parts_are_told_apart(tmp_path: Path) -> None:
         clip.held_out("dance")
 
 
-def test_only_true_neighbours_come_before(tmp_path: Path) -> None:
+def test_only_pictures_of_the_same_second_are_a_window(tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "clip")
-    np.save(folder / "ticks.npy", np.array([0, 1, 5, 10, 11, 13, 1000, 1002, 2000, 2001]))
+    np.save(folder / "ticks.npy", np.array([0, 1, 5, 40, 41, 43, 1000, 1002, 2000, 2001]))
     frames = Frames.train([Clip.open(folder)])  # the first eight
-    drawn = {tuple(frames.before(np.arange(8), np.random.default_rng(seed)).tolist()) for seed in range(20)}
-    assert {column for before in drawn for column in [before[:4]]} == {(0, 0, 2, 3)}
-    assert {before[4] for before in drawn} == {3}
-    assert {before[5] for before in drawn} == {4}  # 10 lies three frames back
-    assert {before[6:] for before in drawn} == {(6, 6)}
+    drawn = [[frames.window(at, 2, np.random.default_rng(seed))[0] for at in range(8)] for seed in range(20)]
+    # up to two pictures back, but never from before a cut
+    assert [set(before) for before in zip(*drawn, strict=True)] == [
+        {0},
+        {0, 1},
+        {0, 1},
+        {3},
+        {3, 4},
+        {3, 4},
+        {6},
+        {6, 7},
+    ]
 
 
 def test_mattes_are_drawn_or_said_to_be_missing(tmp_path: Path) -> None:

@@ -265,12 +265,15 @@ def test_the_whole_run_on_a_small_avatar(exported: Path, clip: Path, tmp_path: P
     assert set(stored["rows"]) == {"full", "Setting I", *order.variants}
     # the same weights from another folder paint the same; frames alone are what this avatar paints anyway
     assert stored["rows"]["Setting I"] == stored["rows"]["full"] == stored["rows"]["without temporal denoising"]
-    assert stored["rows"]["full"]["psnr_face"] != stored["rows"]["without face enhancement"]["psnr_face"]
+    # what is left out is missed where the mesh's face is, which is not where this clip's square says
+    looks = [stored["rows"][name]["change_error"] for name in ("full", "without face enhancement")]
+    assert looks[0] != looks[1]
     text = (tmp_path / "out" / "quality.md").read_text()
     assert "not comparable with published FID" in text and "Setting II | not measured" in text
     assert str(tmp_path) not in text + json.dumps(stored)
-    again = run(order)
-    assert again["parts"] == result["parts"]
+    run(order)
+    again = json.loads((tmp_path / "out" / "quality.json").read_text())  # stored, what is missing equals itself
+    assert (again["rows"], again["parts"]) == (stored["rows"], stored["parts"])
 
 
 def test_the_part_of_a_row_is_judged_on_the_frames_that_it_shares(clip: Path) -> None:

@@ -148,7 +148,7 @@ def test_base_models_that_do_not_fit_are_one_line(clip: Path, sd15: Path, inpain
     fails(r"--base, a base model's folder, or --from, an avatar's, got neither")
     fails(r"unet: in_channels: expected 4, got 9", base=inpainting)
     fails(r"unet: in_channels: expected 9, got 4", "face", base=sd15)
-    fails(r"stage: expected pretrain \| finetune \| face, got hands", "hands", base=sd15)
+    fails(r"stage: expected pretrain \| finetune \| distill \| face, got hands", "hands", base=sd15)
     fails(r"image_encoder", base=tmp_path)
     other = shutil.copytree(sd15, tmp_path / "v")
     file = other / "scheduler" / "scheduler_config.json"

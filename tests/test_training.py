@@ -13,14 +13,16 @@ from small_avatar import FRAMES, MINI, SIZE, write_clip
 from torch import Tensor, nn
 
 from engine.errors import InputError
+from engine.networks.autoencoder import Autoencoder16
 from engine.networks.configs import CONFIGS
 from engine.steps import Schedule
 from engine.training import checkpoint, loop
 from engine.training.dataset import Clip, Observation, observe
 from engine.training.frames import Frames, crop_corner, cut_weight, region_weights, to_picture, to_pixels
-from engine.training.losses import picture_loss, psnr, ssim_map
+from engine.training.losses import change_loss, picture_loss, psnr, ssim_map
+from engine.training.people import People
 from engine.training.recipes import TINY, Plan
-from engine.training.stages.body import LAST, Drawer, noised
+from engine.training.stages.body import LAST, BodyStage, Drawer, noised
 from engine.training.train import train
 
 
@@ -189,11 +191,41 @@ def test_frames_know_their_clip_and_what_came_before(clip: Path) -> None:
     first_of_second = FRAMES - 2
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        before = frames.before(np.array([0, first_of_second, 5]), rng)
-        assert before[0] == 0
-        assert before[1] == first_of_second  # not the other clip's last
-        assert 3 <= before[2] <= 4
+        assert frames.window(0, 2, rng).tolist() == [0, 0]
+        assert frames.window(first_of_second, 2, rng).tolist() == [first_of_second] * 2  # not the other clip's last
+        before, newest = frames.window(5, 2, rng)
+        assert 3 <= before <= 4 and newest == 5
     assert len(Frames.held_out([opened], 5)) == 2
+
+
+def test_an_error_that_stands_still_does_not_flicker() -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.rand(6, 3, 8, 8, generator=rng)  # two windows of three frames
+    weight = torch.ones(6, 1, 8, 8)
+    still = torch.rand(2, 1, 3, 8, 8, generator=rng).expand(2, 3, 3, 8, 8).flatten(0, 1)
+    assert float(change_loss(truth + still, truth, weight, 3)) == pytest.approx(0, abs=1e-6)
+    flicker = 0.1 * torch.tensor([0.0, 1, 0, 5, 6, 5])[:, None, None, None]
+    assert float(change_loss(truth + flicker, truth, weight, 3)) == pytest.approx(0.1, abs=1e-6)
+    weight[1] = 0  # a frame whose pixels do not count takes both its changes along
+    assert float(change_loss(truth + flicker * weight.logical_not(), truth, weight, 3)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_crops_of_a_window_stand_still(clip: Path) -> None:
+    config, clips = MINI, [Clip.open(clip)]
+    torch.manual_seed(0)
+    vae = {f"vae.{k}": v for k, v in Autoencoder16(**(config.vae or {})).state_dict().items()}
+    people = People.train(clips)
+    stage = BodyStage("finetune", config, people, people, vae, batch=4, on_latents=0.0)  # type: ignore[arg-type]
+    seen = set()
+    for seed in range(12):
+        batch = stage.batch(np.random.default_rng(seed), 0.5)
+        assert batch.cuts is not None and batch.cuts.frames == batch.draw.frames
+        where = np.array(batch.cuts.corners).reshape(-1, batch.draw.frames, 3)
+        assert (where[:, :, 1:] == where[:, :1, 1:]).all() and (np.diff(where[:, :, 0]) == 1).all()
+        loss, parts = stage.loss(batch)
+        assert torch.isfinite(loss) and set(parts) == {"pixels", "latents"}
+        seen.add(batch.draw.frames)
+    assert seen == {1, 2, 4}
 
 
 def test_pixels_come_back() -> None:

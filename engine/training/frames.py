@@ -44,18 +44,6 @@ class Frames:
         """Positions of `count` random frames."""
         return rng.integers(len(self), size=count)
 
-    def before(self, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """For each position one of a picture taken one or two frames before it in the same clip; itself where there is none."""
-        ticks = np.array([self.clips[c].ticks[i] for c, i in self.index[at]])
-
-        def near(back: np.ndarray) -> np.ndarray:
-            """Where the picture at `back` is one of the same take, shortly before."""
-            apart = ticks - np.array([self.clips[c].ticks[i] for c, i in self.index[back]])
-            return (self.index[back, 0] == self.index[at, 0]) & (apart > 0) & (apart <= 2)
-
-        last, drawn = np.maximum(at - 1, 0), np.maximum(at - rng.integers(1, 3, size=len(at)), 0)
-        return np.where(near(drawn), drawn, np.where(near(last), last, at))
-
     def window(self, newest: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """Positions (count,) of a window that ends at `newest`: up to two pictures apart and within a second of it, in
         order; where a take begins or changes, `newest` stands for the missing ones."""

@@ -43,6 +43,15 @@ def picture_loss(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return weighted(d.abs(), weight) + gradient_loss(d, weight) + 0.4 * structure
 
 
+def change_loss(a: Tensor, b: Tensor, weight: Tensor, frames: int) -> Tensor:
+    """L1 of the error's change from each frame to the next: what flickers or swims. Windows (N, frames, 3, H, W) follow each
+    other in the batch, weights (N, frames, 1, H, W) likewise.
+    """
+    error, counts = (a.float() - b).unflatten(0, (-1, frames)), weight.unflatten(0, (-1, frames))
+    change, both = (error[:, 1:] - error[:, :-1]).abs(), torch.minimum(counts[:, 1:], counts[:, :-1])
+    return weighted(change.flatten(0, 1), both.flatten(0, 1))
+
+
 def criterion(compiled: bool) -> Criterion:
     """`picture_loss`; compiled (a minute once, then several times as fast) if asked for and there is a C++ compiler."""
     if compiled and shutil.which("g++"):

@@ -23,7 +23,7 @@ from engine.steps import Schedule
 from engine.training.batches import CPU
 from engine.training.dataset import HEAD, LEFT_HAND, RIGHT_HAND
 from engine.training.frames import CELL, Frames, crop_corner, cut_weight, region_weights, sheet, to_pixels
-from engine.training.losses import Criterion, picture_loss, weighted
+from engine.training.losses import Criterion, change_loss, picture_loss, weighted
 from engine.training.people import People
 from engine.training.perturb import Perturbed
 from engine.training.stages.autoencoder import Figures
@@ -54,7 +54,7 @@ class Drawer:
     """Draws batches from frames whose clean latents are known.
 
     `last`: the share that starts from pure noise, where others start at one of `timesteps` (None: at any); `windows`: the
-    share of batches that are windows, of 2 or of 4 frames.
+    share of batches that are windows, of 2 or of 4 frames as far as they fit.
     """
 
     def __init__(
@@ -72,7 +72,8 @@ class Drawer:
         self.schedule = Schedule()
 
     def __call__(self, rng: np.random.Generator) -> Draw:
-        count = int(rng.choice((2, 4))) if rng.random() < self.windows else 1
+        counts = [count for count in (2, 4) if count <= self.batch]
+        count = int(rng.choice(counts)) if counts and rng.random() < self.windows else 1
         n = max(1, self.batch // count)
         newest = self.frames.draw(rng, n)
         at = np.concatenate([self.frames.window(newest[i], count, rng) for i in range(n)])
@@ -87,9 +88,10 @@ class Drawer:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Crops of a batch's frames, on which the decoder is judged."""
+    """Crops of a batch's frames, on which the decoder is judged: each in all frames of a window, one after the other."""
 
     corners: tuple[tuple[int, int, int], ...]  # (frame of the batch, x, y) of each
+    frames: int  # of a window
     size: int
     target: Tensor  # (K, 3, size, size) in [-1, 1]
     weight: Tensor  # (K, 1, size, size)
@@ -121,7 +123,8 @@ class BodyStage:
     w is heavier on the person, the head and the hands. The appearance's reference is a random frame of the same person (section
     3.4). A run begins with the latents' loss, which is cheap and finds the pose, for the part `on_latents` of it, on twice the
     batch; weights that already know a person need none of it. On pixels the diffusion runs on the whole picture, the decoder on
-    two crops of each: one about the head, one about a hand or anywhere.
+    two crops of each: one about the head, one about a hand or anywhere. In windows the crops stand still, and the error's
+    change from frame to frame counts too.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class BodyStage:
             "decoder": self.vae.decoder.requires_grad_(True),
         })  # fmt: skip
         self.first = Drawer(train, latents, 2 * batch, last=0.5, windows=0.25)
-        self.then = Drawer(train, latents, batch, last=0.85, windows=0.25)
+        self.then = Drawer(train, latents, batch, last=0.85, windows=0.5)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Batch:
         on_latents = progress < self.on_latents
@@ -163,23 +166,26 @@ class BodyStage:
             (self.train.pictures(reference) + 1) / 2,
             self.train.conditions(draw.at) if self.perturbed is None else self.perturbed(draw.at, rng),
             region_weights(boxes / CELL, draw.clean.shape[-1], head=5, hand=5, person=1.5, rest=0.4),
-            None if on_latents else self.cut(draw.at, boxes, rng),
+            None if on_latents else self.cut(draw, boxes, rng),
         )
 
-    def cut(self, at: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> Cuts:
-        """Two crops of each frame, with what counts in them."""
-        size, crop = self.train.size, self.crop
+    def cut(self, draw: Draw, boxes: np.ndarray, rng: np.random.Generator) -> Cuts:
+        """Two crops of each window, with what counts in them."""
+        size, crop, frames = self.train.size, self.crop, draw.frames
         regions = region_weights(boxes, size, head=3, hand=3, person=1.5, rest=0.7)
+        pictures = self.train.pictures(draw.at)
         corners, target, weight = [], [], []
-        for i, picture in enumerate(self.train.pictures(at)):
-            hand = boxes[i, (LEFT_HAND, RIGHT_HAND)[int(rng.integers(2))]]
-            for box in (boxes[i, HEAD] if rng.random() < 0.8 else None, hand if rng.random() < 0.65 else None):
+        for first in range(0, len(draw.at), frames):
+            newest = boxes[first + frames - 1]
+            hand = newest[(LEFT_HAND, RIGHT_HAND)[int(rng.integers(2))]]
+            for box in (newest[HEAD] if rng.random() < 0.8 else None, hand if rng.random() < 0.65 else None):
                 x, y = crop_corner(rng, box, crop, size)
-                corners.append((i, x, y))
-                target.append(picture[:, y : y + crop, x : x + crop])
                 inside = torch.from_numpy(cut_weight(x, y, crop, size, 32))
-                weight.append(inside * regions[i, :, y : y + crop, x : x + crop])
-        return Cuts(tuple(corners), crop, torch.stack(target), torch.stack(weight))
+                for i in range(first, first + frames):
+                    corners.append((i, x, y))
+                    target.append(pictures[i, :, y : y + crop, x : x + crop])
+                    weight.append(inside * regions[i, :, y : y + crop, x : x + crop])
+        return Cuts(tuple(corners), frames, crop, torch.stack(target), torch.stack(weight))
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         draw, body = batch.draw, self.body
@@ -208,7 +214,10 @@ class BodyStage:
         """The pictures' loss on crops of what the decoder makes of clean latents (N, C, h, w)."""
         hints = cuts.of(skips[0], 8), cuts.of(skips[1], 4)
         out = depth_to_space(self.modules["decoder"](cuts.of(latents, 16), hints))
-        return self.criterion(out, cuts.target, cuts.weight)
+        loss = self.criterion(out, cuts.target, cuts.weight)
+        if cuts.frames == 1:
+            return loss
+        return loss + 0.5 * change_loss(out, cuts.target, cuts.weight, cuts.frames)
 
     def validate(self, average: nn.ModuleDict) -> tuple[dict[str, float], np.ndarray]:
         """One step from pure noise on held-out frames, through the decoder."""
