@@ -15,12 +15,12 @@ from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 
-from engine.appearance import appearance
 from engine.avatar import Avatar, DenoiseFields, FaceFields, HandFields, LatentFields, Mode
 from engine.body import Body, BodyModel
 from engine.condition import Condition
 from engine.denoise import Bank, Causal, Denoiser, Sampler
 from engine.errors import InputError
+from engine.given import Given
 from engine.network import Network
 from engine.noise import Noise
 from engine.picture import Picture
@@ -156,49 +156,47 @@ def _stages(
     body: Body,
     again: Container[str],
 ) -> list[Stage]:
-    decoder = networks["decoder"]
+    decoder, given = networks["decoder"], Given(avatar, networks, seed)
     hands, face = avatar.hands.enabled and "hands" in again, avatar.face.enabled and "face" in again
     condition = Condition(body, avatar.camera.camera(), avatar.condition.style)
     stages: list[Stage] = [
         BodyStage(body, Staging(avatar.root)),
         ConditionStage(condition, avatar.face.size if face else None, avatar.hands.size if hands else None),
-        _denoise_stage(avatar, networks, context, hop, seed),
+        _denoise_stage(avatar, networks, context, hop, given),
         DecodeStage(decoder, avatar.latent.scale),
     ]
     if hands:
-        stages.append(_repaint_stage("hands", avatar, avatar.hands, networks, seed))
+        stages.append(_repaint_stage("hands", avatar, avatar.hands, networks, given))
     if face:
-        stages.append(_repaint_stage("face", avatar, avatar.face, networks, seed))
+        stages.append(_repaint_stage("face", avatar, avatar.face, networks, given))
     return stages
 
 
 def _repaint_stage(
-    name: str, avatar: Avatar, fields: FaceFields | HandFields, networks: Mapping[str, Network], seed: int
+    name: str, avatar: Avatar, fields: FaceFields | HandFields, networks: Mapping[str, Network], given: Given
 ) -> RepaintStage:
-    noise = _noise(fields.latent, fields.denoise, seed)
+    noise = _noise(fields.latent, fields.denoise, given.seed)
     sampler = _sampler(avatar.schedule, fields.denoise, noise)
     scale = fields.latent.scale
-    if name == "hands":  # they know the person from the whole picture
-        constants = _constants(avatar, networks, "hand", "body", "appearance", fields.denoise)
+    if name == "hands":
+        constants = given.to("hand", networks["hand"])
         graphs = networks["hand_encoder"], networks["hand"], networks["hand_decoder"]
         return RepaintStage(name, networks.get("hand_hint"), *graphs, sampler, noise, constants, scale, "mask")
-    told = "face_appearance" if "face_appearance" in networks else "appearance"  # for a crop's size
-    constants = _constants(avatar, networks, "face", "head", told, fields.denoise)
+    constants = given.to("face", networks["face"])
     encoder = networks["face_encoder"] if "face_encoder" in networks else networks["encoder"]
     graphs = encoder, networks["face"], networks["face_decoder"]
     return RepaintStage(name, networks.get("face_hint"), *graphs, sampler, noise, constants, scale)
 
 
 def _denoise_stage(
-    avatar: Avatar, networks: Mapping[str, Network], context: int | None, hop: int, seed: int
+    avatar: Avatar, networks: Mapping[str, Network], context: int | None, hop: int, given: Given
 ) -> DenoiseStage:
     fields = avatar.denoise
-    noise = _noise(avatar.latent, fields, seed)
+    noise = _noise(avatar.latent, fields, given.seed)
     sampler = _sampler(avatar.schedule, fields, noise)
 
     def predictor(graph: str, reach: int) -> Predictor:
-        constants = _constants(avatar, networks, graph, "body", "appearance", fields)
-        return Predictor(networks[graph], sampler.times.now, constants, reach)
+        return Predictor(networks[graph], sampler.times.now, given.to(graph, networks[graph]), reach)
 
     mode: Denoiser
     if fields.mode == "bank":
@@ -222,12 +220,3 @@ def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int) -> Noise:
 def _sampler(schedule: Schedule, denoise: DenoiseFields, noise: Noise) -> Sampler:
     times = listed(denoise.timesteps)
     return Sampler(schedule, times, denoise.prediction, denoise.sampler, denoise.guidance, noise)
-
-
-def _constants(
-    avatar: Avatar, networks: Mapping[str, Network], graph: str, part: str, encoder: str, denoise: DenoiseFields
-) -> dict[str, np.ndarray]:
-    """What the diffusion graph is told about the person, by input name."""
-    if "appearance" not in networks[graph].inputs:
-        return {}
-    return {"appearance": appearance(avatar, networks.get(encoder), part, guided=denoise.guidance != 1.0)}

@@ -12,8 +12,10 @@ class Network(Protocol):
     """A loaded graph.
 
     Outputs are valid until the next call: copy what must outlive it. Not thread-safe: one caller at a time.
+    `fixed` inputs were given when it was loaded: a call does not give them, and `inputs` leaves them out.
     """
 
+    fixed: Mapping[str, np.ndarray]
     inputs: Mapping[str, tuple[int, ...]]
     outputs: Mapping[str, tuple[int, ...]]
 

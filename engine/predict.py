@@ -1,7 +1,6 @@
 """A diffusion graph as a `Predict`: it remembers what each of the newest frames was conditioned on.
 
-Graph inputs by name: `sample` latents, `timestep` one per frame, constants (`appearance`), and whatever is remembered
-per frame (hints, an inpainting mask and what it keeps). The first output is the prediction. A graph with a bank of past
+Graph inputs by name: `sample` latents, `timestep` one per frame, constants (engine.given), and whatever is remembered per frame (hints, an inpainting mask and what it keeps). The first output is the prediction. A graph with a bank of past
 frames also takes `filled` and some `past_...`, and gives a `new_...` for each of those (engine.denoise.Bank).
 """
 
@@ -28,31 +27,25 @@ class Predictor:
         reach: int = 1,
         beside: Sequence[str] = (),
     ) -> None:
-        """`constants` by input name; those for two branches carry the unconditional one first.
+        """`constants` by input name, those that the network was loaded for among them; two branches carry the unconditional
+        one first.
 
         `reach`: frames of a window. `beside`: what is remembered that follows the latents in `sample`'s channels.
         ValueError where the network's shapes are not those of such windows.
         """
-        shapes = dict(network.inputs)
+        shapes = {**network.inputs, **{name: array.shape for name, array in network.fixed.items()}}
         for name in (SAMPLE, TIMESTEP):
             if name not in shapes:
                 raise ValueError(f"the network has no input {name!r}, only {', '.join(shapes)}")
-        self.network, self.timesteps, self.reach, self.beside = (
-            network,
-            tuple(timesteps),
-            reach,
-            tuple(beside),
-        )
+        self.network, self.timesteps = network, tuple(timesteps)
+        self.reach, self.beside = reach, tuple(beside)
         self.branches, odd = divmod(shapes[SAMPLE][0], reach)
         if odd or self.branches not in (1, 2):
             raise ValueError(f"the network was exported for {shapes[SAMPLE][0]} frames at once, not for {reach}")
-        self.constants = {
-            name: _spread(name, array, shapes[name], reach)
-            for name, array in (constants or {}).items()
-            if name in shapes
-        }
+        constants = {n: spread(n, array, shapes[n]) for n, array in (constants or {}).items() if n in shapes}
+        self.constants = {n: c for n, c in constants.items() if n not in (SAMPLE, TIMESTEP, *network.fixed)}
         self.bank = {name: shape for name, shape in shapes.items() if name.startswith(PAST)}
-        given = (SAMPLE, TIMESTEP, FILLED, *self.bank, *self.constants)
+        given = (SAMPLE, TIMESTEP, FILLED, *self.bank, *constants, *network.fixed)
         self.remembered = tuple(name for name in shapes if name not in given) + self.beside
         self._output = next(iter(network.outputs))
         self._memory: dict[str, np.ndarray] = {}
@@ -87,6 +80,17 @@ class Predictor:
     ) -> Mapping[str, np.ndarray]:
         # Before the first frame stand copies of it, and after the newest copies of that.
         slots = [min(max(frame, 0), self._newest) % self.reach for frame in frames]
+        given = {name: self._window(name, slots) for name in self.remembered if name not in self.beside}
+        given.update({**self.constants, **more})
+        if SAMPLE in self.network.inputs:
+            given[SAMPLE] = self._beside(latents, slots)
+        if TIMESTEP in self.network.inputs:
+            self._timestep[...] = self.timesteps[step]
+            given[TIMESTEP] = self._timestep
+        return self.network(**given)
+
+    def _beside(self, latents: np.ndarray, slots: list[int]) -> np.ndarray:
+        """The latents of both branches, with the channels that follow them."""
         channels = latents.shape[1]
         for branch in range(self.branches):
             part = self._sample[branch * self.reach : (branch + 1) * self.reach]
@@ -96,16 +100,7 @@ class Predictor:
                 extra = self._memory[name]
                 part[:, at : at + extra.shape[1]] = extra[slots]
                 at += extra.shape[1]
-        self._timestep[...] = self.timesteps[step]
-        seen = {name: self._window(name, slots) for name in self.remembered if name not in self.beside}
-        given: dict[str, np.ndarray] = {
-            SAMPLE: self._sample,
-            TIMESTEP: self._timestep,
-            **seen,
-            **self.constants,
-            **more,
-        }
-        return self.network(**given)
+        return self._sample
 
     def _prediction(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
         prediction = said[self._output]
@@ -116,11 +111,9 @@ class Predictor:
         return memory if self.reach == self.branches == 1 else memory[slots * self.branches]
 
 
-def _spread(name: str, array: np.ndarray, shape: tuple[int, ...], reach: int) -> np.ndarray:
+def spread(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A constant (B, ...) as the network wants it: as it is, or repeated for each frame of each branch."""
-    if array.shape == shape:
-        return array
-    repeated = np.repeat(array, reach, axis=0)
+    repeated = array if array.shape == shape else np.repeat(array, max(1, shape[0] // len(array)), axis=0)
     if repeated.shape != shape:
         raise ValueError(f"{name} is {array.shape}, and the network wants {shape}")
     return repeated

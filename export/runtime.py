@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, cast
+
+import numpy as np
 
 from engine.errors import InputError
 from engine.network import Network
@@ -20,6 +23,8 @@ from export import cpu
 from export.manifest import Manifest
 
 Precision = Literal["auto", "f32", "bf16"]
+Shapes = Mapping[str, tuple[int, ...]]
+Fixed = Callable[[Shapes], Mapping[str, np.ndarray]]  # of a graph's inputs, those that never change
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Runtime(Protocol):
 
     PRECISIONS: tuple[str, ...]
 
-    def load(self, path: Path, options: Options) -> Network:
-        """One graph, ready to run. Any exception: it cannot."""
+    def load(self, path: Path, options: Options, fixed: Fixed) -> Network:
+        """One graph, ready to run, its inputs `fixed` once and for all. Any exception: it cannot."""
         ...
 
 
@@ -75,8 +80,12 @@ def load(
     precision: str = "auto",
     threads: int | None = None,
     cache: Path | None = None,
+    fixed: Callable[[str, Shapes], Mapping[str, np.ndarray]] = lambda graph, shapes: {},
 ) -> dict[str, Network]:
     """The graphs `names` of the avatar in `avatar_dir`, checked to be what was exported, by name.
+
+    `fixed`: which inputs of a graph of that name and those inputs never change, and what they are (engine.given.Given). The
+    network then no longer takes them, and computes what depends on nothing else when it is loaded.
 
     InputError for an unknown or missing runtime, a precision that it lacks, and files that are missing, truncated or others.
     """
@@ -96,7 +105,9 @@ def load(
     for name in names:
         path = folder / f"{name}.onnx"
         try:
-            networks[name] = module.load(path, options)
+            networks[name] = module.load(path, options, partial(fixed, name))
+        except InputError:  # of a file that `fixed` reads
+            raise
         except Exception as error:  # the runtimes' own, of many kinds
             line = " ".join(str(error).split())[:200]
             raise InputError(str(path), "graph", f"one that {known.name} runs", line) from error

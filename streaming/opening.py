@@ -10,8 +10,8 @@ from engine.avatar import Avatar, bundled_avatar
 from engine.body import BodyModel
 from engine.clips import read_clip
 from engine.errors import InputError
-from engine.live import LiveEngine, needed
-from export import runtime
+from engine.live import LiveEngine
+from export.live import open_live
 from streaming.audio import read_audio
 from streaming.clock import Clock
 from streaming.live_show import LiveShow
@@ -53,12 +53,14 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
 def open_engine(settings: Settings) -> LiveEngine:
     """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
     folder = settings.avatar or bundled_avatar()
-    avatar = Avatar.load(folder).with_mode(settings.mode)
-    networks = runtime.load(folder, needed(avatar), settings.runtime, settings.precision, settings.threads)
+    avatar = Avatar.load(folder)
     body = None
     if settings.body is not None:
         body = BodyModel.load(settings.body).shaped(np.array(avatar.body.betas))
-    return LiveEngine(avatar, networks, settings.steps, seed=settings.seed, body=body)
+    return open_live(
+        avatar, settings.runtime, settings.precision, settings.threads, steps=settings.steps, seed=settings.seed,
+        body=body, mode=settings.mode,
+    )  # fmt: skip
 
 
 def bundled_clip(folder: Path) -> tuple[Path, Path | None]:

@@ -29,6 +29,7 @@ class FakeNetwork:
     outputs: Mapping[str, tuple[int, ...]]
     formula: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
     calls: int = 0
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     _memory: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:

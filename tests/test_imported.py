@@ -20,7 +20,6 @@ from engine.appearance import appearance
 from engine.avatar import Avatar
 from engine.denoise import Predict, Sampler, offline
 from engine.importing.make_your_anchor import Origin, import_avatar
-from engine.live import LiveEngine, needed
 from engine.networks import folder as stored
 from engine.networks.configs import BASE_VAE, SD15
 from engine.noise import Noise
@@ -31,6 +30,7 @@ from engine.steps import spaced
 from engine.windows import windows
 from export import runtime
 from export.avatar import export_avatar
+from export.live import open_live
 from export.manifest import Manifest
 from export.verify import installed, verify
 
@@ -53,8 +53,7 @@ def paint(folder: Path, name: str, steps: int, face: bool = True, context: int =
     avatar = Avatar.load(folder).with_steps(steps)
     fields = replace(avatar.face, enabled=face, denoise=replace(avatar.face.denoise, timesteps=(951, 451)))
     avatar = replace(avatar, face=fields)
-    networks = runtime.load(folder, needed(avatar, context), name, "f32", threads=1)
-    engine = LiveEngine(avatar, networks, context=context)
+    engine = open_live(avatar, name, "f32", threads=1, context=context)
     return [p for i in range(3) for p in engine.feed(pose_frame(i * 40_000_000, i))]
 
 

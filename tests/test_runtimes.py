@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from fakes import pose_frame
 
 from engine.avatar import Avatar, Mode
 from engine.errors import InputError
-from engine.live import LiveEngine, needed
+from engine.given import READERS, Given
+from engine.live import needed
 from engine.picture import Picture
 from export import runtime
+from export.live import open_live
 from export.verify import installed
 
 RUNTIMES = [info.name for info in runtime.describe() if info.version]
@@ -31,9 +34,7 @@ def copied(exported: Path, tmp_path: Path) -> Path:
 def show(
     folder: Path, name: str, precision: str, context: int | None = 0, frames: int = 3, mode: Mode = "causal"
 ) -> list[Picture]:
-    avatar = Avatar.load(folder)
-    networks = runtime.load(folder, needed(avatar, context, mode=mode), name, precision, threads=2)
-    engine = LiveEngine(avatar, networks, context=context, mode=mode)
+    engine = open_live(Avatar.load(folder), name, precision, threads=2, context=context, mode=mode)
     return [p for i in range(frames) for p in engine.feed(pose_frame(i * 40_000_000, i))]
 
 
@@ -67,6 +68,35 @@ def test_a_network_is_named_arrays_in_and_out(exported: Path, name: str) -> None
     assert np.shares_memory(first, other)  # the same memory, every time
     assert not np.array_equal(kept, other)
     assert np.array_equal(network(**given)["image"], kept)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_what_never_changes_is_computed_once(exported: Path, name: str) -> None:
+    avatar = Avatar.load(exported)
+    readers = runtime.load(exported, [n for n in avatar.networks if n in READERS], name, "f32", 1)
+    given = Given(avatar.with_steps(1), readers)
+    rng = np.random.default_rng(0)
+    for graph in ("body", "body_w2", "body_bank", "face", "hand"):
+        plain = runtime.load(exported, [graph], name, "f32", 1)[graph]
+        fixed = runtime.load(exported, [graph], name, "f32", 1, fixed=given)[graph]
+        constants = given(graph, plain.inputs)
+        noise = {"sample"} if graph.startswith("body") else set()  # elsewhere what is kept follows it
+        assert set(constants) == set(fixed.fixed) == {"appearance", "timestep"} | noise
+        assert set(fixed.inputs) == set(plain.inputs) - set(constants)
+        for _ in range(3):  # one that reuses the memory of what it computed once is right only the first time
+            inputs = {k: rng.standard_normal(shape, np.float32) for k, shape in fixed.inputs.items() if k != "filled"}
+            inputs |= {"filled": np.ones(1, np.int64)} if "filled" in fixed.inputs else {}
+            expected = plain(**inputs, **constants)
+            for output, said in fixed(**inputs).items():
+                assert np.abs(said - expected[output]).max() < 1e-4 * np.abs(expected[output]).max()
+    body = runtime.load(exported, ["body"], name, "f32", 1, fixed=given)["body"]
+    with pytest.raises(ValueError, match="body was loaded for another sample"):
+        Given(avatar.with_steps(1), readers, seed=1).to("body", body)
+    with pytest.raises(ValueError, match="body was loaded for another"):
+        Given(avatar.with_steps(2), readers).to("body", body)
+    with pytest.raises(InputError, match="nobody"):
+        nobody = replace(avatar.with_steps(1), appearance={"body": "nobody.png", "head": "nobody.png"})
+        runtime.load(exported, ["body"], name, fixed=Given(nobody, readers))
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

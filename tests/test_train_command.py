@@ -30,6 +30,7 @@ from engine.training.dataset import Clip, ClipFields
 from engine.training.observer import mesh_observer
 from engine.training.people import People
 from engine.training.perturb import Perturbed
+from engine.training.precision import Precision, mixed, settled
 from engine.training.recipes import TINY
 from engine.training.train import train
 from engine.training.weights import gathered, started, warm_start
@@ -266,7 +267,7 @@ def test_gradients_of_accumulated_batches_are_averaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_halved_precision_learns_and_resumes(tmp_path: Path, precision: loop.Precision) -> None:
+def test_halved_precision_learns_and_resumes(tmp_path: Path, precision: Precision) -> None:
     recipe = replace(RECIPE, precision=precision, rate=0.05)
     loop.run(Slope(), tmp_path, recipe, show=False)
     longer = loop.run(Slope(), tmp_path, replace(recipe, steps=40), show=False)
@@ -387,3 +388,13 @@ def test_a_checkpoint_of_another_configuration_is_one_line(clips: list[Path], tm
         train("autoencoder", clips, tmp_path, steps=1, **{**STILL, "config": "tiny"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"config: expected tiny \| sd15 \| mini, got huge"):
         train("autoencoder", clips, tmp_path, steps=1, **{**STILL, "config": "huge"})  # type: ignore[arg-type]
+
+
+def test_the_faster_arithmetic_is_taken_where_none_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able, expected in ((True, "bf16"), (False, "f32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_f": True, "avx512_bf16": able})
+        assert settled("auto", CPU) == expected
+        assert settled("bf16", CPU) == "bf16" and settled("f32", CPU) == "f32"
+        with mixed("auto", CPU):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if able else torch.float32)

@@ -11,10 +11,10 @@ import numpy as np
 
 from bench.quality.parts import Part
 from engine.avatar import Avatar, Mode
-from engine.live import LiveEngine, needed
+from engine.live import LiveEngine
 from engine.pose import PoseFrame
 from engine.work import Stage, Work, advance, flush
-from export.runtime import load
+from export.live import open_live
 
 AGAIN = ("hands", "face")  # stages that paint a part again
 Step = Callable[[], None]  # called for every picture that is done
@@ -36,8 +36,7 @@ class Painter:
         """`context` and `mode` as LiveEngine's. InputError where the folder holds no exported avatar, or none for these."""
         avatar = Avatar.load(folder)
         avatar = replace(avatar, root=replace(avatar.root, policy="free"))
-        networks = load(folder, needed(avatar, context, mode=mode), runtime, precision, threads)
-        engine = LiveEngine(avatar, networks, context=context, mode=mode, seed=seed)
+        engine = open_live(avatar, runtime, precision, threads, context=context, mode=mode, seed=seed)
         engine.warm_up()
         return cls(folder, engine, seed)
 

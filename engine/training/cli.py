@@ -44,6 +44,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
+    auto = "auto"
     f32 = "f32"
     bf16 = "bf16"
     fp16 = "fp16"
@@ -69,7 +70,10 @@ Batch = Annotated[int | None, typer.Option(min=1, help="Frames a step.")]
 Rate = Annotated[float | None, typer.Option(min=0.0, help="Largest learning rate.")]
 Accumulate = Annotated[int, typer.Option(min=1, help="Batches a step: gradients are added up.")]
 DeviceName = Annotated[Device | None, typer.Option("--device", help="A GPU where there is one by default.")]
-PrecisionName = Annotated[Precision, typer.Option("--precision", help="Of the networks' arithmetic; weights are f32.")]
+PrecisionName = Annotated[
+    Precision,
+    typer.Option("--precision", help="Of the networks' arithmetic, bf16 where it is fast by default; weights are f32."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
 Compiled = Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the pictures' loss.")]
 
@@ -94,7 +98,7 @@ def _stage(name: str) -> Callable[..., None]:
         seed: Seed = 0,
         config: ConfigName = Config.tiny,
         device: DeviceName = None,
-        precision: PrecisionName = Precision.bf16,
+        precision: PrecisionName = Precision.auto,
         threads: Threads = None,
         compiled: Compiled = True,
     ) -> None:
@@ -138,7 +142,7 @@ def distill(
     seed: Seed = 0,
     config: ConfigName = Config.tiny,
     device: DeviceName = None,
-    precision: PrecisionName = Precision.bf16,
+    precision: PrecisionName = Precision.auto,
     threads: Threads = None,
     compiled: Compiled = True,
 ) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,9 +26,7 @@ from engine.training import checkpoint
 from engine.training.batches import Batches
 from engine.training.checkpoint import Learnt, State
 from engine.training.journal import Journal
-
-Precision = Literal["f32", "bf16", "fp16"]
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from engine.training.precision import Precision, mixed
 
 
 class Stage(Protocol):
@@ -74,7 +72,7 @@ class Recipe:
     clip: float = 1.0
     decay: float = 0.998  # of the average
     accumulate: int = 1  # batches a step
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     steps: int | None = None
     minutes: float | None = None
     seed: int = 0
@@ -94,11 +92,10 @@ class Learner(nn.Module):
     def __init__(self, stage: Stage, device: torch.device, precision: Precision) -> None:
         super().__init__()
         self.learnt, self._stage = stage.modules, stage
-        self._autocast = (device.type, DTYPES[precision], precision != "f32")
+        self._device, self._precision = device, precision
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        kind, dtype, enabled = self._autocast
-        with torch.autocast(kind, dtype, enabled=enabled):
+        with mixed(self._precision, self._device):
             return self._stage.loss(batch)
 
 
@@ -254,6 +251,5 @@ def follow(average: nn.Module, modules: nn.Module, decay: float) -> None:
 def judge(stage: Stage, average: nn.ModuleDict, recipe: Recipe) -> tuple[dict[str, float], np.ndarray]:
     """The stage's figures and picture of held-out frames, in the precision of training."""
     average.eval()
-    kind = next(average.parameters()).device.type
-    with torch.autocast(kind, DTYPES[recipe.precision], enabled=recipe.precision != "f32"):
+    with mixed(recipe.precision, next(average.parameters()).device):
         return stage.validate(average)

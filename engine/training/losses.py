@@ -47,7 +47,7 @@ def change_loss(a: Tensor, b: Tensor, weight: Tensor, frames: int) -> Tensor:
     """L1 of the error's change from each frame to the next: what flickers or swims. Windows (N, frames, 3, H, W) follow each
     other in the batch, weights (N, frames, 1, H, W) likewise.
     """
-    error, counts = (a.float() - b).unflatten(0, (-1, frames)), weight.unflatten(0, (-1, frames))
+    error, counts = (x.reshape(-1, frames, *x.shape[1:]) for x in (a.float() - b, weight))
     change, both = (error[:, 1:] - error[:, :-1]).abs(), torch.minimum(counts[:, 1:], counts[:, :-1])
     return weighted(change.flatten(0, 1), both.flatten(0, 1))
 

@@ -26,6 +26,7 @@ from engine.training.consistency import Distillation
 from engine.training.losses import criterion
 from engine.training.people import People, identity, opened
 from engine.training.perturb import Perturbed
+from engine.training.precision import Precision
 from engine.training.recipes import Plan, plan
 from engine.training.stages.autoencoder import AutoencoderStage
 from engine.training.stages.body import BodyStage
@@ -55,7 +56,7 @@ def train(
     held_out: int = 12,
     seed: int = 0,
     device: str | None = None,
-    precision: loop.Precision = "bf16",
+    precision: Precision = "auto",
     threads: int | None = None,
     compiled: bool = True,
     show: bool = True,

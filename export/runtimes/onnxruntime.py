@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from export.runtime import Options
+from export.runtime import Fixed, Options
 from export.runtimes.inputs import fill
 
 PRECISIONS = ("f32",)
@@ -19,8 +19,10 @@ TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)"
 class ONNXRuntimeNetwork:
     """A session with its own input and output memory (engine.network.Network)."""
 
-    def __init__(self, session: Any) -> None:
-        self.inputs = MappingProxyType({value.name: tuple(value.shape) for value in session.get_inputs()})
+    def __init__(self, session: Any, fixed: Fixed) -> None:
+        shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
+        self.fixed = MappingProxyType(dict(fixed(shapes)))
+        self.inputs = MappingProxyType({name: shape for name, shape in shapes.items() if name not in self.fixed})
         self.outputs = MappingProxyType({value.name: tuple(value.shape) for value in session.get_outputs()})
         self._session, self._binding = session, session.io_binding()
         self._given = {value.name: np.zeros(value.shape, TYPES[value.type]) for value in session.get_inputs()}
@@ -29,6 +31,8 @@ class ONNXRuntimeNetwork:
         for bind, arrays in ((self._binding.bind_input, self._given), (self._binding.bind_output, said)):
             for name, array in arrays.items():
                 bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in self.fixed.items():  # written once; this runtime cannot make constants of them
+            np.copyto(self._given.pop(name), array, casting="same_kind")
 
     def __call__(self, **inputs: np.ndarray) -> MappingProxyType[str, np.ndarray]:
         """ValueError where an input is missing, unknown or of another shape."""
@@ -37,11 +41,12 @@ class ONNXRuntimeNetwork:
         return self._said
 
 
-def load(path: Path, options: Options) -> ONNXRuntimeNetwork:
-    """Open the graph at `path` on the CPU."""
+def load(path: Path, options: Options, fixed: Fixed) -> ONNXRuntimeNetwork:
+    """Open the graph at `path` on the CPU, `fixed` inputs written once."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
-    return ONNXRuntimeNetwork(onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"]))
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    return ONNXRuntimeNetwork(session, fixed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -9,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import openvino
+from openvino import opset13 as ops
 
 from export import cpu
-from export.runtime import Options
+from export.runtime import Fixed, Options
 from export.runtimes.inputs import fill
 
 PRECISIONS = ("f32", "bf16")
@@ -20,7 +22,8 @@ PRECISIONS = ("f32", "bf16")
 class OpenVINONetwork:
     """A compiled graph with its own input and output memory (engine.network.Network)."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray]) -> None:
+        self.fixed = MappingProxyType(dict(fixed))
         self.inputs = MappingProxyType({port.get_any_name(): tuple(port.shape) for port in compiled.inputs})
         self.outputs = MappingProxyType({port.get_any_name(): tuple(port.shape) for port in compiled.outputs})
         self._request = compiled.create_infer_request()
@@ -36,8 +39,8 @@ class OpenVINONetwork:
         return self._said
 
 
-def load(path: Path, options: Options) -> OpenVINONetwork:
-    """Compile the graph at `path` for the CPU."""
+def load(path: Path, options: Options, fixed: Fixed) -> OpenVINONetwork:
+    """Compile the graph at `path` for the CPU, `fixed` inputs as constants of it."""
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if cpu.has_bf16() else "f32"
@@ -50,7 +53,43 @@ def load(path: Path, options: Options) -> OpenVINONetwork:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     if options.cache is not None:
         settings["CACHE_DIR"] = str(options.cache)
-    return OpenVINONetwork(_core().compile_model(str(path), "CPU", settings))
+    model = _core().read_model(str(path))
+    arrays = fixed({port.get_any_name(): tuple(port.shape) for port in model.inputs})
+    if arrays:
+        _fix(model, arrays, settings)
+    return OpenVINONetwork(_core().compile_model(model, "CPU", settings), arrays)
+
+
+def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
+    """Compute what depends on the inputs `arrays` alone, and put the results in its place.
+
+    The CPU would do so by itself for inputs that are constants, but reuses their memory: the second call would be wrong.
+    """
+    parameters = [p for p in model.get_parameters() if p.output(0).get_any_name() in arrays]
+    drawn = {parameter.get_name() for parameter in parameters}  # nodes that depend on these inputs and no others,
+    known = set(drawn)  # and those with the ones that depend on none
+    for node in model.get_ordered_ops():
+        names = {value.get_source_output().get_node().get_name() for value in node.inputs()}
+        kind = node.get_type_name()
+        if kind == "Constant" or (kind != "Result" and names and known >= names):
+            known.add(node.get_name())
+            if drawn & names:
+                drawn.add(node.get_name())
+    edges = [
+        (output, targets)
+        for node in model.get_ordered_ops() if node.get_name() in drawn
+        for output in node.outputs()
+        if (targets := [t for t in output.get_target_inputs() if t.get_node().get_name() not in drawn])
+    ]  # fmt: skip
+    early = openvino.Model([ops.result(output) for output, _ in edges], parameters)
+    request = _core().compile_model(early, "CPU", dict(settings)).create_infer_request()
+    request.infer({name: arrays[name] for name in (p.output(0).get_any_name() for p in parameters)})
+    for i, (_, targets) in enumerate(edges):
+        constant = ops.constant(request.get_output_tensor(i).data.copy())
+        for target in targets:
+            target.replace_source_output(constant.output(0))
+    for parameter in parameters:
+        model.remove_parameter(parameter)
 
 
 @cache

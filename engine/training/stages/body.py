@@ -26,6 +26,7 @@ from engine.training.frames import CELL, Frames, crop_corner, cut_weight, region
 from engine.training.losses import Criterion, change_loss, picture_loss, weighted
 from engine.training.people import People
 from engine.training.perturb import Perturbed
+from engine.training.precision import mixed
 from engine.training.stages.autoencoder import Figures
 
 LAST = Schedule().train_steps - 1
@@ -240,7 +241,7 @@ def encode_all(vae: Autoencoder16, frames: Frames, device: torch.device = CPU) -
     """Clean latents of every frame: (N, C, h, w) float32, on the CPU."""
     vae.eval()
     parts = []
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed("auto", device):
         for at in np.array_split(np.arange(len(frames)), max(1, len(frames) // 8)):
             parts.append(vae.encode(frames.pictures(at).to(device)).float().cpu())
     return torch.cat(parts)

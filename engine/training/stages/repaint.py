@@ -28,6 +28,7 @@ from engine.training.batches import CPU
 from engine.training.dataset import Clip
 from engine.training.frames import CELL, Frames, sheet, to_condition, to_picture, to_pixels
 from engine.training.losses import Criterion, picture_loss, weighted
+from engine.training.precision import mixed
 from engine.training.stages.body import LAST, load, noised, one_step, reference_tokens
 
 FROM_NOISE = 0.75  # of the draws start where an engine of one step does
@@ -101,7 +102,7 @@ class RepaintStage(ABC):
         load(encoder, before, "image_encoder")
         for network in (self.vae, body_vae, body, encoder):
             network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), mixed("auto", device):
             tokens = reference_tokens({"image_encoder": encoder}, train, device=device).float()  # type: ignore[arg-type]
         self.crops, self.held_out = (
             crops_of(body, body_vae, tokens, frames, self.seen(frames), self.size) for frames in (train, held_out)
@@ -114,7 +115,7 @@ class RepaintStage(ABC):
         again.hint.load_state_dict(_shared(body.hint, again.hint), strict=False)
         self.modules = nn.ModuleDict({self.part: again, f"{self.part}_decoder": decoder})
 
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), mixed("auto", device):
             self.tokens = self.appearance(encoder, tokens)
         self.latents = self.encode([to_picture(part) for part in _parts(self.crops.truth)])
         self.kept, self.mask = self.encode_masked(self.crops)
@@ -154,7 +155,7 @@ class RepaintStage(ABC):
     @torch.no_grad()
     def encode(self, pictures: list[Tensor]) -> Tensor:
         """Latents (N, C, h, w) of pictures (n, 3, s, s), on the CPU."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed("auto", self.device):
             return torch.cat([self.vae.encode(part.to(self.device)).float().cpu() for part in pictures])
 
     def encode_masked(self, crops: Crops) -> tuple[Tensor, Tensor]:
@@ -226,7 +227,7 @@ def crops_of(
     for i, cut in enumerate(cuts):
         by_frame.setdefault(cut.frame, []).append(i)
     for at in _parts(np.array(list(by_frame), np.int64), 4):
-        with torch.autocast(tokens.device.type, torch.bfloat16):
+        with mixed("auto", tokens.device):
             pictures = to_pixels(one_step(body, vae, frames.conditions(at).to(tokens.device), tokens).cpu())
         for picture, frame in zip(pictures, at, strict=True):
             clip, index = frames.clips[frames.index[frame, 0]], frames.index[frame, 1]
