@@ -66,6 +66,7 @@ def write_bundle(
     if avatar is not None:
         earlier = toml.read(avatar / FILE, Avatar)  # it need not have been exported
         told["started_from"] = f"{earlier.name}, made at commit {earlier.provenance.get('commit') or 'unknown'}"
+        told["before"] = earlier.provenance
     return write(networks, replace(described, denoise=live, provenance=told), opened, out)
 
 

@@ -31,8 +31,9 @@ class ONNXRuntimeNetwork:
         for bind, arrays in ((self._binding.bind_input, self._given), (self._binding.bind_output, said)):
             for name, array in arrays.items():
                 bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, array in self.fixed.items():  # written once; this runtime cannot make constants of them
-            np.copyto(self._given.pop(name), array, casting="same_kind")
+        # Written once: this runtime cannot make constants of them. Their memory stays bound, so it must stay.
+        self._written = {name: self._given.pop(name) for name in self.fixed}
+        fill(self._written, self.fixed)
 
     def __call__(self, **inputs: np.ndarray) -> MappingProxyType[str, np.ndarray]:
         """ValueError where an input is missing, unknown or of another shape."""
