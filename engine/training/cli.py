@@ -95,6 +95,14 @@ def _stage(name: str) -> Callable[..., None]:
                 min=0.0, metavar="SIGMA", help="pretrain, finetune: move the condition's joints by so many radians."
             ),
         ] = 0.0,
+        background: Annotated[
+            bool | None,
+            typer.Option(
+                "--background/--no-background",
+                help="Whether people keep their background; only pretrain removes it.",
+                show_default=False,
+            ),
+        ] = None,
         seed: Seed = 0,
         config: ConfigName = Config.tiny,
         device: DeviceName = None,
@@ -107,7 +115,7 @@ def _stage(name: str) -> Callable[..., None]:
 
         train(
             name, clips, runs, config=config.value, avatar=avatar, base=base, minutes=minutes, steps=steps, batch=batch,
-            rate=rate, accumulate=accumulate, perturb=perturb, seed=seed, device=device.value if device else None,
+            rate=rate, accumulate=accumulate, perturb=perturb, background=background, seed=seed, device=device.value if device else None,
             precision=precision.value, threads=threads, compiled=compiled, tell=typer.echo,
         )  # fmt: skip
 

@@ -52,6 +52,7 @@ def train(
     accumulate: int = 1,
     rate: float | None = None,
     perturb: float = 0.0,
+    background: bool | None = None,
     distillation: Distillation | None = None,
     held_out: int = 12,
     seed: int = 0,
@@ -66,14 +67,16 @@ def train(
 
     `avatar`: a folder whose weights a new run starts from, where RUNS has none; what it lacks stays fresh and is told.
     `base`: the folder of the base model that full-size networks start from, where no avatar is given.
-    `perturb`: by how many radians joints of the condition are moved at random (the body's stages). With `steps`, `minutes`
-    are what this call may take; without, they are the run's length. InputError for an unknown stage or configuration,
-    clips that do not belong together, and stages that are missing.
+    `perturb`: by how many radians joints of the condition are moved at random (the body's stages). `background`: whether the
+    clips keep theirs; None: as the stage has it, and only pretrain removes it. With `steps`, `minutes` are what this call may
+    take; without, they are the run's length. InputError for an unknown stage or configuration, clips that do not belong
+    together, and stages that are missing.
     """
     began = time.monotonic()
     if config not in CONFIGS:
         raise InputError("train", "config", " | ".join(CONFIGS), config)
     chosen = plan(config, name)
+    chosen = replace(chosen, background=chosen.background if background is None else background)
     recipe = replace(
         chosen.recipe, steps=steps, minutes=minutes, rate=rate or chosen.recipe.rate, accumulate=accumulate,
         precision=precision, seed=seed,
