@@ -1,6 +1,6 @@
 """LiveAnchor's public names, loaded when they are first used, and the command `liveanchor`.
 
-from liveanchor import Avatar, LiveEngine, load_networks, read_clip
+from liveanchor import Avatar, open_live, read_clip
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PUBLIC = {
     "Avatar": "engine.avatar", "bundled_avatar": "engine.avatar", "BodyModel": "engine.body", "Camera": "engine.camera",
     "Condition": "engine.condition", "InputError": "engine.errors", "LiveEngine": "engine.live", "Picture": "engine.picture",
     "PoseClip": "engine.pose", "PoseFrame": "engine.pose", "Settings": "streaming.settings", "build_app": "streaming.server",
-    "load_networks": "export.runtime:load", "needed": "engine.live", "open_show": "streaming.opening", "read_clip": "engine.clips",
+    "load_networks": "export.runtime:load", "needed": "engine.live", "open_live": "export.live", "open_show": "streaming.opening", "read_clip": "engine.clips",
     "resample": "engine.resample", "standin_path": "engine.standin", "write_clip": "engine.clips",
 }  # fmt: skip
 __all__ = [*_PUBLIC, "main"]

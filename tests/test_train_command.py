@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -86,6 +87,16 @@ def test_without_its_background_a_picture_is_black_but_for_the_person(clips: lis
     assert torch.equal(cut[person], whole[person])
     assert (cut[~person] == -1).all()
     assert (whole[~person] != -1).any()
+
+
+def test_a_stage_keeps_the_background_where_it_is_asked_to(clips: list[Path], tmp_path: Path) -> None:
+    write_avatar(tmp_path)
+    losses = {}
+    for background in (None, False, True):
+        runs = tmp_path / str(background)
+        train("pretrain", clips, runs, avatar=tmp_path / "avatar", steps=1, background=background, **STILL)  # type: ignore[arg-type]
+        losses[background] = json.loads((runs / "pretrain" / "log.jsonl").read_text().splitlines()[0])["loss"]
+    assert losses[None] == losses[False] != losses[True]
 
 
 def test_perturbed_conditions_are_those_of_the_clip_moved_a_little(tmp_path: Path) -> None:
