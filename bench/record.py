@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,8 @@ PACKAGES = ("numpy", "numba", "llvmlite", "openvino", "onnxruntime", "torch", "a
 
 def record() -> dict[str, Any]:
     """As plain values, for a result's JSON. Folders of this machine are left out of the command."""
-    words = [Path(sys.argv[0]).name, *(Path(w).name if w.startswith("/") else w for w in sys.argv[1:])]
-    return {"command": " ".join(words), "commit": commit(), "versions": versions(), "machine": machine()}
+    words = [re.sub(r"(^|=)/.*/", r"\1", word) for word in (Path(sys.argv[0]).name, *sys.argv[1:])]
+    return {"command": shlex.join(words), "commit": commit(), "versions": versions(), "machine": machine()}
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from bench.quality.run import Order, picked, run
 from bench.quality.sheet import sheet, write_jpeg
 from bench.quality.video import side_by_side, write_mp4
 from bench.quality.views import SIZES, VIEWS, back, inside, jittered, moved, view
+from bench.record import record
 from engine.clips import write_clip as write_motion
 from engine.errors import InputError
 from engine.pose import PoseClip, PoseFrame
@@ -238,6 +239,23 @@ def test_sheet_and_video_are_whole_and_small(clip: Path, tmp_path: Path) -> None
     with av.open(str(tmp_path / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 10
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_is_recorded_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "/opt/bin/liveanchor",
+        "bench",
+        "quality",
+        "/data/noah",
+        "--row",
+        "Setting I=/data/one",
+        "--out",
+        "bench/results",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    said = record()
+    assert said["command"] == "liveanchor bench quality noah --row 'Setting I=one' --out bench/results"
+    assert {"commit", "versions", "machine"} <= said.keys()
 
 
 def test_wrong_orders_are_one_line(tmp_path: Path, clip: Path) -> None:
