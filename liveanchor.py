@@ -70,7 +70,12 @@ Precision = Annotated[str, typer.Option(help="auto, f32 or bf16.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the avatar's own number by default.")]
 Mode = Annotated[
-    str | None, typer.Option(help="How past frames are seen: causal, bank; the avatar's own way by default.")
+    str | None, typer.Option(help="How frames see each other: exact, causal, bank; the avatar's own way by default.")
+]
+Window = Annotated[int | None, typer.Option(min=1, help="Frames of a window; the avatar's own number by default.")]
+Overlap = Annotated[
+    int | None,
+    typer.Option(min=0, help="Frames that two windows share; in causal mode past frames beside the new ones."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise: the same poses and seed give the same pictures.")]
 
@@ -107,6 +112,8 @@ def serve(
     threads: Threads = None,
     steps: Steps = None,
     mode: Mode = None,
+    window: Window = None,
+    overlap: Overlap = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")
@@ -124,7 +131,7 @@ def serve(
     settings = load_settings(
         config, pose=pose, audio=audio, host=host, port=port, udp_port=udp_port, loop=loop, avatar=avatar, body=body,
         format=format, bone_map=bone_map, runtime=runtime, precision=precision, threads=threads, steps=steps, mode=mode,
-        seed=seed,
+        window=window, overlap=overlap, seed=seed,
     )  # fmt: skip
     set_up_logs(settings.log_format)
     show = open_show(settings)
@@ -177,10 +184,15 @@ def render(
     precision: Precision = "auto",
     threads: Threads = None,
     steps: Steps = None,
-    mode: Mode = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="How frames see each other: offline, exact, causal, bank; the avatar's own way by default."),
+    ] = None,
+    window: Window = None,
+    overlap: Overlap = None,
     seed: Seed = 0,
 ) -> None:
-    """Paint a clip into a file: the same engine as live, without hurry."""
+    """Paint a clip into a file: the same engine as live, without hurry. `offline` is the published algorithm, whole."""
     from engine.avatar import bundled_avatar
     from engine.clips import read_clip
     from streaming.audio import read_audio
@@ -204,6 +216,8 @@ def render(
         threads=threads,
         steps=steps,
         mode=mode,
+        window=window,
+        overlap=overlap,
         seed=seed,
     )
     with _progress("painting", "pictures") as bar:

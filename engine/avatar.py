@@ -21,7 +21,9 @@ from engine import steps, toml
 from engine.camera import Camera
 from engine.errors import InputError
 
-Mode = Literal["causal", "bank"]  # how past frames are seen live: in windows, or by their keys and values
+# How frames see each other. Live: "causal" windows of past frames and new ones, a "bank" of past frames' keys and values, or
+# "exact", the published algorithm on a stream; "offline" is that algorithm on a clip as a whole.
+Mode = Literal["offline", "exact", "causal", "bank"]
 
 FILE = "avatar.toml"
 STANDIN = "standin"
@@ -185,16 +187,31 @@ class Avatar:
     def with_steps(self, count: int | None) -> Avatar:
         """The same avatar with `count` steps, spread over the schedule where it names other ones (None: its own).
 
-        Distilled avatars, whose sampler is not DDIM, start at the noisiest timestep.
+        An avatar that starts at the noisiest timestep goes on to do so: one that was distilled, or trained for one step.
         """
-        if count is None or count == len(self.denoise.timesteps):
+        own = self.denoise.timesteps
+        if count is None or count == len(own):
             return self
-        spread = steps.spaced if self.denoise.sampler == "ddim" else steps.few
+        noisiest = own[0] == self.schedule.train_steps - 1 or self.denoise.sampler != "ddim"
+        spread = steps.few if noisiest else steps.spaced
         return replace(self, denoise=replace(self.denoise, timesteps=spread(self.schedule, count).now))
 
     def with_mode(self, mode: Mode | None) -> Avatar:
         """The same avatar in another mode (None: its own)."""
         return self if mode is None else replace(self, denoise=replace(self.denoise, mode=mode))
+
+    def with_window(self, size: int | None, overlap: int | None) -> Avatar:
+        """The same avatar with windows of `size` that share `overlap` frames (None: its own, or a quarter of `size`).
+
+        InputError where such windows do not move on.
+        """
+        if size is not None and overlap is None:
+            overlap = size // 4
+        size = self.denoise.window if size is None else size
+        overlap = self.denoise.overlap if overlap is None else overlap
+        if not 0 <= overlap < size:
+            raise InputError("windows", "overlap", f"0 to {size - 1}, as the window is {size}", str(overlap))
+        return replace(self, denoise=replace(self.denoise, window=size, overlap=overlap))
 
 
 def bundled_avatar() -> Path:
@@ -219,7 +236,8 @@ def _conditions(a: Avatar) -> Iterator[tuple[str, str, bool, object]]:
         a.size,
     )
     yield "fps", "1 to 120 pictures a second", 1 <= a.fps <= 120, a.fps
-    for name in ("body", "decoder", *(("body_bank",) if a.denoise.mode == "bank" else ())):
+    further = {"bank": ("body_bank",), "exact": ("body_windows",)}.get(a.denoise.mode, ())
+    for name in ("body", "decoder", *further):
         yield f"networks.{name}", "a graph", name in a.networks, "none"
     yield from _latent_conditions("latent", a.latent, a.size)
     yield from _denoise_conditions("denoise", a.denoise, a.schedule)
@@ -330,6 +348,7 @@ def _denoise_conditions(
     yield f"{at}.context", "0 to 256", 0 <= denoise.context <= 256, denoise.context
     room = denoise.mode != "bank" or denoise.context > denoise.anchor
     yield f"{at}.context", f"more than {int(denoise.anchor)}, as {at}.mode is bank", room, denoise.context
+    yield f"{at}.mode", "exact, causal or bank", denoise.mode != "offline", denoise.mode
     yield f"{at}.window", "1 to 256", 1 <= denoise.window <= 256, denoise.window
     yield (
         f"{at}.overlap",

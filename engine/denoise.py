@@ -3,7 +3,7 @@
 It knows windows and steps, not networks: those are a `Predict`, called with latents, their frames and the step. Arrays
 may be NumPy or torch. Memory is fixed from the first frame on.
 
-    live = Causal(sampler, predict, context=4, hop=1)
+    live = Exact(sampler, predict, size=16, overlap=4)   # or Causal, or Bank
     for index in range(1000):
         for latents in live.push(noise.at(index)):       # (C, h, w)
             ...
@@ -20,6 +20,7 @@ import numpy as np
 from engine import steps
 from engine.noise import Noise
 from engine.steps import Prediction, Schedule, Times
+from engine.windows import Plan, Run, covering, windows
 
 Array = Any  # np.ndarray or torch.Tensor
 
@@ -79,22 +80,22 @@ class Sampler:
         return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, fresh)
 
 
-def offline(latents: Array, predict: Predict, sampler: Sampler, windows: Iterable[range]) -> Array:
+def offline(latents: Array, predict: Predict, sampler: Sampler, plan: Iterable[range]) -> Array:
     """Algorithm 1 of Make-Your-Anchor (arXiv 2403.16510): all frames, step by step. The oracle of the live modes.
 
-    In each step every window is evaluated, predictions are summed per frame and divided by how many windows covered it,
-    guidance is applied once, and one step moves all frames. `latents` (T, C, h, w) noise in, clean latents out.
+    In each step every window of `plan` is evaluated, predictions are summed per frame and divided by how many windows covered
+    it, guidance is applied once, and one step moves all frames. `latents` (T, C, h, w) noise in, clean latents out.
     """
-    frames, windows = len(latents), list(windows)
+    frames, plan = len(latents), list(plan)
     count = np.zeros((frames, 1, 1, 1), np.float32)
-    for window in windows:
+    for window in plan:
         count[window.start : window.stop] += 1
     if not count.all():
         raise ValueError("the windows leave frames uncovered")
     divisor = count if isinstance(latents, np.ndarray) else latents.new_tensor(count)
     for index in range(len(sampler.times)):
         total: Array = None
-        for window in windows:
+        for window in plan:
             span = slice(window.start, window.stop)
             prediction = predict(latents[span], window, index)
             if total is None:
@@ -108,13 +109,18 @@ class Denoiser(Protocol):
     """A live mode: noise of one new frame in, latents of the frames that are finished with it out, in order."""
 
     @property
-    def delay(self) -> int:
-        """How many later frames a frame waits for, at most."""
+    def delay(self) -> int | None:
+        """How many later frames a frame waits for, at most; None: for all of them."""
         ...
 
     @property
-    def reach(self) -> int:
-        """How many of the newest frames `predict` may be asked about."""
+    def burst(self) -> int | None:
+        """How many frames leave at once, at most, before the stream ends; None: all of them when it does."""
+        ...
+
+    @property
+    def reach(self) -> int | None:
+        """How many of the newest frames `predict` may be asked about; None: all of them."""
         ...
 
     def push(self, noise: Array) -> list[Array]: ...
@@ -126,6 +132,118 @@ class Denoiser(Protocol):
     def reset(self) -> None:
         """The next frame is the first of a new stream."""
         ...
+
+
+@dataclass
+class Exact:
+    """`offline` on a stream that has no end, bit for bit: every window at every step, as early as its frames allow.
+
+    A frame has one latent and one sum of predictions, those of the step at which it stands. Both lie in rings over the newest
+    frames, so memory is fixed. Late, but the published algorithm: frames leave `stride` at a time, see engine.windows.Plan.
+    """
+
+    sampler: Sampler
+    predict: Predict
+    size: int
+    overlap: int
+    _plan: Plan = field(init=False, repr=False)
+    _latents: Array = field(default=None, init=False, repr=False)  # (reach, C, h, w)
+    _total: Array = field(default=None, init=False, repr=False)  # (B, reach, C, h, w)
+    _arrived: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._plan = Plan(self.size, self.overlap, len(self.sampler.times))
+
+    @property
+    def delay(self) -> int:
+        return self._plan.delay
+
+    @property
+    def burst(self) -> int:
+        return self._plan.burst
+
+    @property
+    def reach(self) -> int:
+        return self._plan.reach
+
+    def push(self, noise: Array) -> list[Array]:
+        """Noise (C, h, w) of the next frame; the latents of those that their last window has seen at the last step."""
+        if self._latents is None:
+            self._latents = zeros_like(noise, (self.reach, *noise.shape))
+        self._latents[self._arrived % self.reach] = noise
+        self._arrived += 1
+        return self._run(self._plan.arrive())
+
+    def flush(self) -> list[Array]:
+        """The stream ends: the short windows that trail, and all that is under way. The next frame begins a new stream."""
+        finished = self._run(self._plan.end())
+        self.reset()
+        return finished
+
+    def reset(self) -> None:
+        """Forget the stream; the memory stays."""
+        self._plan.reset()
+        self._arrived = 0
+        if self._total is not None:
+            self._total[...] = 0.0
+
+    def _run(self, runs: list[Run]) -> list[Array]:
+        return [latents for run in runs for latents in self._evaluate(run)]
+
+    def _evaluate(self, run: Run) -> list[Array]:
+        slots = [frame % self.reach for frame in run.window]
+        prediction = self.predict(self._latents[slots], run.window, run.step)
+        if self._total is None:
+            self._total = zeros_like(prediction, (len(prediction), *self._latents.shape))
+        self._total[:, slots] += prediction
+        moved = slots[: len(run.moved)]
+        counts = [covering(frame, self.size, self.overlap) for frame in run.moved]
+        divisor = np.array(counts, np.float32)[:, None, None, None]
+        total = self._total[:, moved]  # a copy, as the slots are a list
+        guided = self.sampler.guided(total / (divisor if isinstance(total, np.ndarray) else total.new_tensor(divisor)))
+        stepped = self.sampler.step(self._latents[moved], guided, run.moved, run.step)
+        self._latents[moved] = stepped
+        self._total[:, moved] = 0.0
+        return list(stepped) if run.step + 1 == len(self.sampler.times) else []
+
+
+@dataclass
+class Offline:
+    """The whole stream at once when it ends: `offline` behind the interface of the live modes. Memory grows with the stream."""
+
+    sampler: Sampler
+    predict: Predict
+    size: int
+    overlap: int
+    _noise: list[Array] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def delay(self) -> None:
+        return None
+
+    @property
+    def burst(self) -> None:
+        return None
+
+    @property
+    def reach(self) -> None:
+        return None
+
+    def push(self, noise: Array) -> list[Array]:
+        self._noise.append(noise)
+        return []
+
+    def flush(self) -> list[Array]:
+        if not self._noise:
+            return []
+        latents = zeros_like(self._noise[0], (len(self._noise), *self._noise[0].shape))
+        for i, noise in enumerate(self._noise):
+            latents[i] = noise
+        self.reset()
+        return list(offline(latents, self.predict, self.sampler, windows(len(latents), self.size, self.overlap)))
+
+    def reset(self) -> None:
+        self._noise.clear()
 
 
 @dataclass
@@ -152,6 +270,10 @@ class Causal:
     @property
     def delay(self) -> int:
         return self.hop - 1
+
+    @property
+    def burst(self) -> int:
+        return self.hop
 
     @property
     def reach(self) -> int:
@@ -223,6 +345,10 @@ class Bank:
     @property
     def delay(self) -> int:
         return 0
+
+    @property
+    def burst(self) -> int:
+        return 1
 
     @property
     def reach(self) -> int:

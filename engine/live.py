@@ -18,20 +18,21 @@ import numpy as np
 from engine.avatar import Avatar, DenoiseFields, FaceFields, HandFields, LatentFields, Mode
 from engine.body import Body, BodyModel
 from engine.condition import Condition
-from engine.denoise import Bank, Causal, Denoiser, Sampler
+from engine.denoise import Bank, Causal, Denoiser, Exact, Offline, Sampler
 from engine.errors import InputError
 from engine.given import Given
 from engine.network import Network
 from engine.noise import Noise
 from engine.picture import Picture
 from engine.pose import PoseFrame
-from engine.predict import Predictor
+from engine.predict import Conditioned, Memory, Predictor, WindowPredictor
 from engine.repaint import RepaintStage
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.stages import BodyStage, ConditionStage, DecodeStage, DenoiseStage
 from engine.staging import Staging
 from engine.standin import standin_path
 from engine.steps import Schedule, listed
+from engine.windows import Plan
 from engine.work import Stage, Work, advance, flush
 
 BANK_GRAPH = "body_bank"
@@ -52,21 +53,24 @@ class LiveEngine:
         body: Body | None = None,
         again: Container[str] = AGAIN,
         mode: Mode | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """`networks` by the names in `avatar.networks`. None: as the avatar says. `clock` in nanoseconds.
+        """`networks` by the names in `avatar.networks`, `body_wN` for windows of N. None: as the avatar says. `clock` in ns.
 
-        `mode` says how past frames are seen: "causal" in windows of `context` and `hop`; "bank" by their keys and values, of as
-        many frames as the graph was exported for.
+        `mode` says how frames see each other: "causal" in windows of `context` past ones and `hop` new ones; "bank" by past
+        ones' keys and values, of as many as the graph was exported for; "exact" and "offline" by the published algorithm in
+        windows of `window` that share `overlap`, on a stream or on all frames when it ends. At their end both also ask
+        `networks` for the graphs of shorter windows.
 
         `again`: what of "hands" and "face" is painted a second time, where the avatar has networks for it.
 
         InputError where a graph is missing, or was not exported for these windows.
         """
-        self.avatar = avatar.with_steps(steps).with_mode(mode)
+        self.avatar = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap)
         self.fps = avatar.fps
         self.person = avatar.person
-        self.burst = hop
         self.epoch = 0
         self._clock = clock
         self._index = 0
@@ -79,11 +83,17 @@ class LiveEngine:
             raise InputError(where, "networks", f"a graph named {error.args[0]}", ", ".join(networks)) from None
         except ValueError as error:
             raise InputError(where, "networks", "graphs that fit the avatar", str(error)) from None
+        self._mode = next(stage.mode for stage in self.stages if isinstance(stage, DenoiseStage))
 
     @property
-    def delay_frames(self) -> int:
-        """How many later frames a frame waits for, at most."""
-        return self.burst - 1
+    def delay_frames(self) -> int | None:
+        """How many later frames a frame waits for, at most; None: for all of them."""
+        return self._mode.delay
+
+    @property
+    def burst(self) -> int:
+        """How many frames may leave at once."""
+        return self._mode.burst or 1
 
     def feed(self, frame: PoseFrame) -> list[Picture]:
         """Take the next pose; the pictures that are finished with it, in order of capture."""
@@ -113,10 +123,9 @@ class LiveEngine:
             stage.reset()
 
 
-def window_graph(frames: int, networks: Container[str]) -> str:
-    """The diffusion graph for windows of `frames`: `body_w2` for two where there is such a one, else `body`."""
-    name = f"body_w{frames}"
-    return name if name in networks else "body"
+def window_graph(frames: int) -> str:
+    """The name of the diffusion graph for windows of `frames`."""
+    return "body" if frames == 1 else f"body_w{frames}"
 
 
 def needed(
@@ -125,21 +134,26 @@ def needed(
     hop: int = 1,
     again: Container[str] = AGAIN,
     mode: Mode | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
 ) -> tuple[str, ...]:
-    """Those of the avatar's graphs that a LiveEngine with this `context`, `hop`, `again` and `mode` calls."""
-    context = avatar.denoise.context if context is None else context
-    body = window_graph(context + hop, avatar.networks)
-    if avatar.with_mode(mode).denoise.mode == "bank":
+    """The graphs that a LiveEngine with these arguments calls, but for the shorter windows at a stream's end."""
+    fields = avatar.with_mode(mode).with_window(window, overlap).denoise
+    if fields.mode == "bank":
         body = BANK_GRAPH
+    elif fields.mode == "causal":
+        body = window_graph((fields.context if context is None else context) + hop)
+    else:
+        body = window_graph(fields.window)
 
     def called(name: str) -> bool:
         if name.startswith("body"):
-            return name == body
+            return False
         if name.startswith(("encoder", "face")):
             return avatar.face.enabled and "face" in again
         return not name.startswith("hand") or (avatar.hands.enabled and "hands" in again)
 
-    return tuple(name for name in avatar.networks if called(name))
+    return (*(name for name in avatar.networks if called(name)), body)
 
 
 def load_body(avatar: Avatar) -> Body:
@@ -163,7 +177,7 @@ def _stages(
         BodyStage(body, Staging(avatar.root)),
         ConditionStage(condition, avatar.face.size if face else None, avatar.hands.size if hands else None),
         _denoise_stage(avatar, networks, context, hop, given),
-        DecodeStage(decoder, avatar.latent.scale),
+        DecodeStage(decoder, avatar.latent.scale, networks.get("hint")),
     ]
     if hands:
         stages.append(_repaint_stage("hands", avatar, avatar.hands, networks, given))
@@ -195,19 +209,26 @@ def _denoise_stage(
     noise = _noise(avatar.latent, fields, given.seed)
     sampler = _sampler(avatar.schedule, fields, noise)
 
-    def predictor(graph: str, reach: int) -> Predictor:
-        return Predictor(networks[graph], sampler.times.now, given.to(graph, networks[graph]), reach)
+    def predictor(frames: int, memory: Memory | None = None, graph: str | None = None) -> Predictor:
+        name = graph or window_graph(frames)
+        network = networks[name]
+        return Predictor(network, sampler.times.now, given.to(name, network), frames, memory=memory)
 
     mode: Denoiser
+    predict: Conditioned
     if fields.mode == "bank":
-        predict = predictor(BANK_GRAPH, 1)
-        mode = bank = Bank(sampler, predict, fields.anchor)
+        predict = attend = predictor(1, graph=BANK_GRAPH)
+        mode = bank = Bank(sampler, attend, fields.anchor)
         if hop != 1 or context not in (None, bank.slots):
             raise ValueError(f"a bank of {bank.slots} frames and one new one, not of {context} and {hop}")
-    else:
+    elif fields.mode == "causal":
         context = fields.context if context is None else context
-        predict = predictor(window_graph(context + hop, networks), context + hop)
+        predict = predictor(context + hop)
         mode = Causal(sampler, predict, context, hop)
+    else:
+        reach = Plan(fields.window, fields.overlap, len(sampler.times)).reach if fields.mode == "exact" else None
+        predict = WindowPredictor(predictor, fields.window, reach)
+        mode = (Exact if fields.mode == "exact" else Offline)(sampler, predict, fields.window, fields.overlap)
     hint = networks.get("hint")
     kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
     return DenoiseStage(hint, predict, mode, noise, kept)

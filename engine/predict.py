@@ -1,4 +1,4 @@
-"""A diffusion graph as a `Predict`: it remembers what each of the newest frames was conditioned on.
+"""Diffusion graphs as a `Predict`, and what they remember of each of the newest frames: what it was conditioned on.
 
 Graph inputs by name: `sample` latents, `timestep` one per frame, constants (engine.given), and whatever is remembered per frame (hints, an inpainting mask and what it keeps). The first output is the prediction. A graph with a bank of past
 frames also takes `filled` and some `past_...`, and gives a `new_...` for each of those (engine.denoise.Bank).
@@ -6,7 +6,8 @@ frames also takes `filled` and some `past_...`, and gives a `new_...` for each o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,48 @@ from engine.network import Network
 
 SAMPLE, TIMESTEP = "sample", "timestep"
 FILLED, PAST, NEW = "filled", "past_", "new_"
+
+
+class Memory:
+    """What each of the newest `reach` frames was conditioned on, by input name; None: all frames, in memory that grows."""
+
+    def __init__(self, reach: int | None) -> None:
+        self.reach = reach
+        self.newest = 0
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def keep(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Frame `position`, counted from the stream's first, was conditioned on these, (1, ...) each."""
+        self.newest = position
+        for name, array in arrays.items():
+            if name not in self._arrays:
+                self._arrays[name] = np.empty((self.reach or 64, *array.shape[1:]), array.dtype)
+            kept = self._arrays[name]
+            if self.reach is None and position == len(kept):
+                kept = self._arrays[name] = np.concatenate([kept, np.empty_like(kept)])
+            kept[position % len(kept)] = array[0]
+
+    def slots(self, frames: range) -> list[int]:
+        """Where frames lie. Before the first one stand copies of it, and after the newest copies of that."""
+        modulus = self.reach or self.newest + 1
+        return [min(max(frame, 0), self.newest) % modulus for frame in frames]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """All that is kept under a name, (reach, ...)."""
+        return self._arrays[name]
+
+
+class Conditioned(Protocol):
+    """A `Predict` that has to be told of each frame before it is asked about it."""
+
+    @property
+    def network(self) -> Network:
+        """The graph, or one of them; they differ in how many frames they take."""
+        ...
+
+    def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None: ...
+
+    def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray: ...
 
 
 class Predictor:
@@ -24,44 +67,39 @@ class Predictor:
         network: Network,
         timesteps: Sequence[int],
         constants: Mapping[str, np.ndarray] | None = None,
-        reach: int = 1,
+        frames: int = 1,
         beside: Sequence[str] = (),
+        memory: Memory | None = None,
     ) -> None:
         """`constants` by input name, those that the network was loaded for among them; two branches carry the unconditional
         one first.
 
-        `reach`: frames of a window. `beside`: what is remembered that follows the latents in `sample`'s channels.
-        ValueError where the network's shapes are not those of such windows.
+        `frames` of a window. `beside`: what is remembered that follows the latents in `sample`'s channels. `memory`: one that is
+        shared, or one of its own for a window. ValueError where the network's shapes are not those of such windows.
         """
         shapes = {**network.inputs, **{name: array.shape for name, array in network.fixed.items()}}
         for name in (SAMPLE, TIMESTEP):
             if name not in shapes:
                 raise ValueError(f"the network has no input {name!r}, only {', '.join(shapes)}")
         self.network, self.timesteps = network, tuple(timesteps)
-        self.reach, self.beside = reach, tuple(beside)
-        self.branches, odd = divmod(shapes[SAMPLE][0], reach)
+        self.frames, self.beside = frames, tuple(beside)
+        self.memory = memory or Memory(frames)
+        self.branches, odd = divmod(shapes[SAMPLE][0], frames)
         if odd or self.branches not in (1, 2):
-            raise ValueError(f"the network was exported for {shapes[SAMPLE][0]} frames at once, not for {reach}")
+            raise ValueError(f"the network was exported for {shapes[SAMPLE][0]} frames at once, not for {frames}")
         constants = {n: spread(n, array, shapes[n]) for n, array in (constants or {}).items() if n in shapes}
         self.constants = {n: c for n, c in constants.items() if n not in (SAMPLE, TIMESTEP, *network.fixed)}
         self.bank = {name: shape for name, shape in shapes.items() if name.startswith(PAST)}
         given = (SAMPLE, TIMESTEP, FILLED, *self.bank, *constants, *network.fixed)
         self.remembered = tuple(name for name in shapes if name not in given) + self.beside
         self._output = next(iter(network.outputs))
-        self._memory: dict[str, np.ndarray] = {}
-        self._newest = 0
         self._sample = np.empty(shapes[SAMPLE], np.float32)
         self._timestep = np.empty(shapes[TIMESTEP], np.int64)
         self._filled = np.empty(1, np.int64)
 
     def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
         """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
-        self._newest = position
-        for name in self.remembered:
-            array = arrays[name]
-            if name not in self._memory:
-                self._memory[name] = np.empty((self.reach, *array.shape[1:]), array.dtype)
-            self._memory[name][position % self.reach] = array[0]
+        self.memory.keep(position, {name: arrays[name] for name in self.remembered})
 
     def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray:
         """The prediction (B, n, C, h, w) for `latents` (n, C, h, w) of `frames`; overwritten by the next call."""
@@ -78,8 +116,7 @@ class Predictor:
     def _run(
         self, latents: np.ndarray, frames: range, step: int, more: Mapping[str, np.ndarray]
     ) -> Mapping[str, np.ndarray]:
-        # Before the first frame stand copies of it, and after the newest copies of that.
-        slots = [min(max(frame, 0), self._newest) % self.reach for frame in frames]
+        slots = self.memory.slots(frames)
         given = {name: self._window(name, slots) for name in self.remembered if name not in self.beside}
         given.update({**self.constants, **more})
         if SAMPLE in self.network.inputs:
@@ -93,22 +130,51 @@ class Predictor:
         """The latents of both branches, with the channels that follow them."""
         channels = latents.shape[1]
         for branch in range(self.branches):
-            part = self._sample[branch * self.reach : (branch + 1) * self.reach]
+            part = self._sample[branch * self.frames : (branch + 1) * self.frames]
             part[:, :channels] = latents
             at = channels
             for name in self.beside:
-                extra = self._memory[name]
+                extra = self.memory[name]
                 part[:, at : at + extra.shape[1]] = extra[slots]
                 at += extra.shape[1]
         return self._sample
 
     def _prediction(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
         prediction = said[self._output]
-        return prediction.reshape(self.branches, self.reach, *prediction.shape[1:])
+        return prediction.reshape(self.branches, self.frames, *prediction.shape[1:])
 
     def _window(self, name: str, slots: list[int]) -> np.ndarray:
-        memory = self._memory[name]
-        return memory if self.reach == self.branches == 1 else memory[slots * self.branches]
+        kept = self.memory[name]
+        return kept if self.memory.reach == self.branches == 1 else kept[slots * self.branches]
+
+
+class WindowPredictor:
+    """Windows of every length up to `longest`, by a Predictor for each, which `make` makes when the first such one comes.
+
+    Only the end of a stream has windows shorter than the longest. What `make` makes must remember in the memory it is given.
+    """
+
+    def __init__(self, make: Callable[[int, Memory], Predictor], longest: int, reach: int | None) -> None:
+        """`reach`: how many of the newest frames may be asked about (None: any). ValueError as Predictor's."""
+        self.memory = Memory(reach)
+        self._make = make
+        self._whole = make(longest, self.memory)
+        self._of = {longest: self._whole}
+
+    @property
+    def network(self) -> Network:
+        return self._whole.network
+
+    def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
+        self._whole.remember(position, arrays)
+
+    def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray:
+        """The prediction (B, n, C, h, w) for `latents` (n, C, h, w) of `frames`; overwritten by the next call."""
+        count = len(frames)
+        if count not in self._of:
+            self._of[count] = self._make(count, self.memory)
+        return self._of[count](latents, frames, step)
 
 
 def spread(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -19,7 +19,7 @@ from engine.denoise import Denoiser
 from engine.network import Network
 from engine.noise import Noise
 from engine.pixels import from_network, to_network
-from engine.predict import Predictor
+from engine.predict import Conditioned
 from engine.staging import Staging
 from engine.work import Crops, Work
 
@@ -103,7 +103,7 @@ class DenoiseStage:
     name = "denoise"
 
     def __init__(
-        self, hint: Network | None, predictor: Predictor, mode: Denoiser, noise: Noise, kept: tuple[str, ...] = ()
+        self, hint: Network | None, predictor: Conditioned, mode: Denoiser, noise: Noise, kept: tuple[str, ...] = ()
     ) -> None:
         """Without a `hint` graph the diffusion graph sees the condition. `kept`: hints that the decoder needs."""
         self.hint, self.predictor, self.mode, self.noise, self.kept = hint, predictor, mode, noise, kept
@@ -114,8 +114,9 @@ class DenoiseStage:
         assert work.condition is not None
         hints = hints_of(self.hint, work.condition[None], self.predictor.network)
         self.predictor.remember(self._position, hints)
-        # A network's outputs are overwritten by its next call, and the decoder may come later than that.
-        work.arrays = {name: hints[name].copy() for name in self.kept}
+        if self.mode.delay is not None:  # a whole clip's would be gigabytes: its decoder asks again
+            # A network's outputs are overwritten by its next call, and the decoder may come later than that.
+            work.arrays = {name: hints[name].copy() for name in self.kept}
         noise = self.noise.at(self._position)
         self._position += 1
         self._held.append(work)
@@ -140,13 +141,17 @@ class DenoiseStage:
 
 @dataclass
 class DecodeStage:
-    """Latents, with hints where the decoder has skips, to the picture."""
+    """Latents, with hints where the decoder has skips, to the picture. `hint` tells those that nobody kept."""
 
     decoder: Network
     scale: float = 1.0
+    hint: Network | None = None
     name: str = "decode"
 
     def __call__(self, work: Work) -> list[Work]:
+        if self.hint is not None and not self.decoder.inputs.keys() <= work.arrays.keys():
+            assert work.condition is not None
+            work.arrays = {**hints_of(self.hint, work.condition[None], self.hint), **work.arrays}
         work.image = decode(self.decoder, work.arrays, self.scale)[0]
         work.arrays = {}
         return [work]

@@ -71,7 +71,8 @@ def flush(stages: Sequence[Stage], clock: Callable[[], int]) -> list[Work]:
     """Everything that `stages` hold back, taken through the rest of them, in order."""
     finished: list[Work] = []
     for i, stage in enumerate(stages):
-        finished += advance(stages[i + 1 :], _timed(stage.name, stage.flush, clock), clock)
+        for work in _timed(stage.name, stage.flush, clock):  # one by one, as what is between two stages is large
+            finished += advance(stages[i + 1 :], [work], clock)
     return finished
 
 

@@ -1,7 +1,8 @@
 """An avatar's networks as graphs: what each one takes and gives, by name, with the picture formats of the live path.
 
 Pictures go in and out as bytes, (1, H, W, 3) uint8, hands two at a time; everything else is float32. Hints travel channels last, (1, h, w, C), as
-runtimes hold them, so that nothing is reordered on the way. Shapes are static. Names are the seam to the engine: what `hint`
+runtimes hold them, so that nothing is reordered on the way. Shapes are static, but for the length of `body_windows`' windows,
+which is settled when the graph is loaded. Names are the seam to the engine: what `hint`
 gives, `body` and `decoder` take. It knows torch, not ONNX.
 """
 
@@ -26,7 +27,7 @@ from engine.networks.folder import AvatarNetworks
 from engine.networks.hint import HintEncoder
 from engine.predict import FILLED, NEW, PAST
 
-WINDOWS = (1, 2)  # frames of a window that the body is exported for, beside those of its own context
+TRACED = 3  # frames of the window that `body_windows` is traced with
 BANK = 2  # past frames of the body's bank, where the avatar's own mode is another
 HINTS = ("hint16", "hint8", "hint4")
 HANDS = 2  # crops that are painted at once
@@ -41,6 +42,8 @@ class Graph:
     module: nn.Module
     inputs: dict[str, Tensor]  # random ones, of the right shape, type and range
     outputs: tuple[str, ...]
+    open: tuple[str, ...] = ()  # inputs whose first dimension is open: as many for each of its frames as here
+    frames: int = 1
 
 
 def graphs(avatar: Avatar, networks: AvatarNetworks, seed: int = 0) -> Iterator[Graph]:
@@ -102,13 +105,14 @@ class HintGraph(nn.Module):
 class DiffusionGraph(nn.Module):
     """UNet and ControlNet as one, for windows of `frames`; a batch is one window, or two: the unconditional branch's first.
 
-    Without a hint encoder the ControlNet sees the condition itself, as bytes. With `filled` and `past` (engine.networks.bank) it
+    `frames` None: of any length. Without a hint encoder the ControlNet sees the condition itself, as bytes. With `filled` and `past` (engine.networks.bank) it
     also gives the frame's own keys and values.
     """
 
-    def __init__(self, guided: StructureGuided, frames: int, denoise: DenoiseFields) -> None:
+    def __init__(self, guided: StructureGuided, frames: int | None, denoise: DenoiseFields) -> None:
         super().__init__()
-        guided.set_window(frames, denoise.normalisation)
+        windows = (1 if denoise.guidance == 1 else 2) if frames is None else None
+        guided.set_window(frames, denoise.normalisation, windows=windows)
         guided.control_scale = denoise.control_scale
         for network in (guided.unet, guided.controlnet):
             if not isinstance(network.time_proj, TimestepTables):
@@ -126,8 +130,10 @@ class DiffusionGraph(nn.Module):
         *past: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
         seen = from_last(hint).float() / 255 if hint.dtype == torch.uint8 else from_last(hint)
-        if len(appearance) > 1:  # a branch's tokens for each of its frames
-            appearance = appearance[:, None].expand(-1, len(sample) // len(appearance), -1, -1).flatten(0, 1)
+        if (
+            len(appearance) > 1
+        ):  # shape[0], as len() would make a number of an open dimension; a branch's tokens for each of its frames
+            appearance = appearance[:, None].expand(-1, sample.shape[0] // len(appearance), -1, -1).flatten(0, 1)
         bank = None if filled is None else Bank(past, filled)
         prediction: Tensor = self._guided[0](sample, timestep, seen, appearance, bank)
         return prediction if bank is None else (prediction, *bank.new)
@@ -272,10 +278,12 @@ def _guided(
             "appearance": torch.randn(branches, tokens, unet.cross_attention_dim, generator=random),
         }
 
-    for frames in (1,) if prefix else sorted({*WINDOWS, 1 + denoise.context}):
-        name = prefix or ("body" if frames == 1 else f"body_w{frames}")
-        yield Graph(name, DiffusionGraph(guided, frames, denoise), window(frames), ("prediction",))
+    yield Graph(prefix or "body", DiffusionGraph(guided, 1, denoise), window(1), ("prediction",))
     if not prefix:
+        several = window(TRACED)
+        by_frame = tuple(name for name in several if name != "appearance")
+        diffusion = DiffusionGraph(guided, None, denoise)
+        yield Graph("body_windows", diffusion, several, ("prediction",), by_frame, TRACED)
         yield _banked(DiffusionGraph(guided, 1, denoise), denoise, window(1), random)
     guided.set_window(1)
 

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 
 from engine.avatar import Avatar, Mode
 from engine.body import Body
 from engine.given import READERS, Given
 from engine.live import AGAIN, LiveEngine, needed
-from export.runtime import load
+from engine.network import Network
+from export.runtime import WINDOW, load
+
+
+class Graphs(Mapping[str, Network]):
+    """Loaded graphs by name; those of other windows are loaded when they are first asked for."""
+
+    def __init__(self, loaded: Mapping[str, Network], more: Callable[[str], Network]) -> None:
+        self._loaded, self._more = dict(loaded), more
+
+    def __getitem__(self, name: str) -> Network:
+        if name not in self._loaded and WINDOW.fullmatch(name):
+            self._loaded[name] = self._more(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded)
+
+    def __len__(self) -> int:
+        return len(self._loaded)
 
 
 def open_live(
@@ -26,15 +45,22 @@ def open_live(
     body: Body | None = None,
     again: Container[str] = AGAIN,
     mode: Mode | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
 ) -> LiveEngine:
     """A LiveEngine of `avatar` on graphs of its folder; the first five as export.runtime.load's, the others as LiveEngine's.
 
     InputError as theirs.
     """
-    avatar = avatar.with_steps(steps).with_mode(mode)
+    avatar = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap)
     names = needed(avatar, context, hop, again)
     how = runtime, precision, threads, cache
     readers = load(avatar.folder, [name for name in names if name in READERS], *how)
     given = Given(avatar, readers, seed)
-    others = load(avatar.folder, [name for name in names if name not in READERS], *how, fixed=given)
-    return LiveEngine(avatar, {**readers, **others}, context=context, hop=hop, seed=seed, body=body, again=again)
+
+    def others(*names: str) -> dict[str, Network]:
+        return load(avatar.folder, names, *how, fixed=given)
+
+    loaded = {**readers, **others(*(name for name in names if name not in READERS))}
+    graphs = Graphs(loaded, lambda name: others(name)[name])
+    return LiveEngine(avatar, graphs, context=context, hop=hop, seed=seed, body=body, again=again)

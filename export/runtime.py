@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from engine.network import Network
 from export import cpu
 from export.manifest import Manifest
 
+WINDOW = re.compile(r"(\w+)_w([1-9]\d*)")  # a graph for windows of so many frames
 Precision = Literal["auto", "f32", "bf16"]
 Shapes = Mapping[str, tuple[int, ...]]
 Fixed = Callable[[Shapes], Mapping[str, np.ndarray]]  # of a graph's inputs, those that never change
@@ -29,11 +31,15 @@ Fixed = Callable[[Shapes], Mapping[str, np.ndarray]]  # of a graph's inputs, tho
 
 @dataclass(frozen=True)
 class Options:
-    """How graphs are to be run. `threads` None: all cores. `cache`: a folder for compiled graphs, None for none."""
+    """How graphs are to be run. `threads` None: all cores. `cache`: a folder for compiled graphs, None for none.
+
+    `frames`: of a window, where a graph leaves that open.
+    """
 
     precision: Precision = "auto"
     threads: int | None = None
     cache: Path | None = None
+    frames: int = 1
 
 
 class Runtime(Protocol):
@@ -85,7 +91,8 @@ def load(
     """The graphs `names` of the avatar in `avatar_dir`, checked to be what was exported, by name.
 
     `fixed`: which inputs of a graph of that name and those inputs never change, and what they are (engine.given.Given). The
-    network then no longer takes them, and computes what depends on nothing else when it is loaded.
+    network then no longer takes them, and computes what depends on nothing else when it is loaded. `body_w16` is `body_windows`
+    for windows of 16 frames.
 
     InputError for an unknown or missing runtime, a precision that it lacks, and files that are missing, truncated or others.
     """
@@ -99,11 +106,13 @@ def load(
     module = cast(Runtime, importlib.import_module(f"export.runtimes.{known.name}"))
     if precision != "auto" and precision not in module.PRECISIONS:
         raise InputError("runtime", "precision", " | ".join(("auto", *module.PRECISIONS)), precision)
-    Manifest.load(folder).check(folder, names)
-    options = Options(cast(Precision, precision), threads, cache)
+    manifest = Manifest.load(folder)
+    files = {name: _file(name, manifest) for name in names}
+    manifest.check(folder, {file for file, _ in files.values()})
     networks = {}
-    for name in names:
-        path = folder / f"{name}.onnx"
+    for name, (file, frames) in files.items():
+        path = folder / f"{file}.onnx"
+        options = Options(cast(Precision, precision), threads, cache, frames)
         try:
             networks[name] = module.load(path, options, partial(fixed, name))
         except InputError:  # of a file that `fixed` reads
@@ -112,6 +121,14 @@ def load(
             line = " ".join(str(error).split())[:200]
             raise InputError(str(path), "graph", f"one that {known.name} runs", line) from error
     return networks
+
+
+def _file(name: str, manifest: Manifest) -> tuple[str, int]:
+    """The graph's own name, and the frames of its windows."""
+    match = WINDOW.fullmatch(name)
+    if match is None or name in manifest.graphs:
+        return name, 1
+    return f"{match[1]}_windows", int(match[2])
 
 
 def describe() -> list[RuntimeInfo]:

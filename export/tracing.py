@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -23,6 +24,7 @@ from engine.networks.folder import Place, spans
 from export.graphs import Graph
 
 OPSET = 23
+LARGEST = 63  # of a traced batch: diffusers' upsampling takes another way from 64 on, with the same result
 INLINE = 64 * 1024  # bytes: the largest constant that no file holds (shapes, frequencies of a timestep)
 TYPES = {"F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "F32": TensorProto.FLOAT}
 
@@ -74,12 +76,21 @@ def _export(graph: Graph, opset: int) -> torch.onnx.ONNXProgram:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph.module.eval(), tuple(graph.inputs.values()), dynamo=True, opset_version=opset, optimize=False,
-                input_names=list(graph.inputs), output_names=list(graph.outputs), verbose=False,
+                input_names=list(graph.inputs), output_names=list(graph.outputs), dynamic_shapes=_open(graph), verbose=False,
             )  # fmt: skip
     finally:
         quiet.setLevel(level)
     assert program is not None
     return program
+
+
+def _open(graph: Graph) -> tuple[dict[int, Any], ...] | None:
+    """Which dimensions of its inputs are open: each a multiple of the frames of a window."""
+    if not graph.open:
+        return None
+    each = max(len(graph.inputs[name]) for name in graph.open) // graph.frames  # branches
+    frames = torch.export.Dim("frames", min=2, max=LARGEST // each)
+    return tuple({0: each * frames} if name in graph.open else {} for name in graph.inputs)
 
 
 def _named(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -63,7 +63,8 @@ def verify(
         truth = dict(zip(graph.outputs, said if isinstance(said, tuple) else (said,), strict=True))
         inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
         for name, precision in ways:
-            network = runtime.load(folder, [graph.name], name, precision, threads)[graph.name]
+            loaded = f"body_w{graph.frames}" if graph.open else graph.name
+            network = runtime.load(folder, [loaded], name, precision, threads)[loaded]
             for output, got in network(**inputs).items():
                 want = truth[output].numpy().astype(np.float64)
                 difference = got.astype(np.float64) - want

@@ -21,6 +21,8 @@ from streaming.sources.file import Player
 
 def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
     """The show that `settings` ask for. InputError at once where a file is wrong; the networks load later."""
+    if settings.mode == "offline":
+        raise InputError("settings", "mode", "exact, causal or bank: live", "offline", "liveanchor render has it")
     folder = settings.avatar or bundled_avatar()
     avatar = Avatar.load(folder)
     if settings.body is not None:
@@ -51,15 +53,24 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
 
 
 def open_engine(settings: Settings) -> LiveEngine:
-    """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
+    """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong.
+
+    In causal mode `overlap` frames of a `window` are past ones, and the others new; a bank's is one new frame beside its slots.
+    """
     folder = settings.avatar or bundled_avatar()
     avatar = Avatar.load(folder)
     body = None
     if settings.body is not None:
         body = BodyModel.load(settings.body).shaped(np.array(avatar.body.betas))
+    fields = avatar.with_mode(settings.mode).with_window(settings.window, settings.overlap).denoise
+    context, hop = None, 1
+    if fields.mode == "causal" and (settings.window, settings.overlap) != (None, None):
+        context, hop = fields.overlap, fields.window - fields.overlap
+    elif fields.mode == "bank" and settings.window is not None:
+        context = settings.window - 1
     return open_live(
         avatar, settings.runtime, settings.precision, settings.threads, steps=settings.steps, seed=settings.seed,
-        body=body, mode=settings.mode,
+        context=context, hop=hop, body=body, mode=settings.mode, window=settings.window, overlap=settings.overlap,
     )  # fmt: skip
 
 

@@ -34,9 +34,11 @@ class Settings(BaseSettings):
     precision: str = Field("auto", description="f32, bf16, f16 or auto")
     threads: int | None = Field(None, ge=1, description="threads for the networks")
     steps: int | None = Field(None, ge=1, description="denoising steps; the avatar's own by default")
-    mode: Literal["causal", "bank"] | None = Field(
-        None, description="how past frames are seen; the avatar's own by default"
+    mode: Literal["offline", "exact", "causal", "bank"] | None = Field(
+        None, description="how frames see each other; the avatar's own by default"
     )
+    window: int | None = Field(None, ge=1, le=63, description="frames of a window; the avatar's own by default")
+    overlap: int | None = Field(None, ge=0, le=62, description="frames that two windows share")
     seed: int = Field(0, ge=0)
     max_viewers: int = Field(8, ge=1, le=1000)
     picture_bitrate: int = Field(2_500_000, ge=100_000, le=20_000_000)

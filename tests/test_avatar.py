@@ -135,7 +135,9 @@ def test_a_file_that_does_not_say_whom_it_shows_is_not_taken_for_one_that_does(t
             "a divisor",
         ),
         ('mode = "causal"', 'mode = "bank"', "networks.body_bank", "a graph"),
-        ('mode = "causal"', 'mode = "exact"', "denoise.mode", "'causal', 'bank'"),
+        ('mode = "causal"', 'mode = "exact"', "networks.body_windows", "a graph"),
+        ('mode = "causal"', 'mode = "offline"', "denoise.mode", "exact, causal or bank"),
+        ('mode = "causal"', 'mode = "psychic"', "denoise.mode", "'offline', 'exact', 'causal', 'bank'"),
         ("enabled = false", "enabled = true", "networks.face", "a graph"),
         (
             'file = "standin"',
@@ -184,9 +186,23 @@ def test_steps_are_its_own_or_spread_over_the_schedule() -> None:
     avatar = an_avatar()
     assert avatar.with_steps(None) is avatar
     assert avatar.with_steps(2) is avatar
-    assert avatar.with_steps(4).denoise.timesteps == spaced(avatar.schedule, 4).now
-    distilled = replace(avatar, denoise=replace(avatar.denoise, timesteps=(999,), sampler="lcm"))
+    assert avatar.with_steps(4).denoise.timesteps == (999, 759, 499, 259)  # it begins where it began
+    published = replace(avatar, denoise=replace(avatar.denoise, timesteps=spaced(avatar.schedule, 20).now))
+    assert published.with_steps(4).denoise.timesteps == spaced(avatar.schedule, 4).now
+    distilled = replace(avatar, denoise=replace(avatar.denoise, timesteps=(899,), sampler="lcm"))
     assert distilled.with_steps(4).denoise.timesteps == (999, 759, 499, 259)
+
+
+def test_windows_are_its_own_or_share_a_quarter() -> None:
+    avatar = replace(an_avatar(), denoise=replace(an_avatar().denoise, window=6, overlap=2))
+
+    def window(size: int | None, overlap: int | None) -> tuple[int, int]:
+        fields = avatar.with_window(size, overlap).denoise
+        return fields.window, fields.overlap
+
+    assert [window(None, None), window(16, None), window(None, 3), window(8, 5)] == [(6, 2), (16, 4), (6, 3), (8, 5)]
+    with pytest.raises(InputError, match="windows: overlap: expected 0 to 5, as the window is 6, got 6"):
+        avatar.with_window(None, 6)
 
 
 def test_a_face_has_graphs_of_its_own(tmp_path: Path) -> None:

@@ -119,4 +119,4 @@ def test_without_their_networks_face_and_hands_are_painted_once(tmp_path: Path) 
     assert not avatar.face.enabled
     assert not avatar.hands.enabled
     names = {graph.name for graph in graphs(avatar, stored.load(folder))}
-    assert names == {"appearance", "hint", "body", "body_w2", "body_bank", "decoder"}
+    assert names == {"appearance", "hint", "body", "body_windows", "body_bank", "decoder"}

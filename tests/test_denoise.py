@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.denoise import Bank, Causal, Denoiser, Predict, Sampler, offline
+from engine.denoise import Bank, Causal, Denoiser, Exact, Offline, Predict, Sampler, offline
 from engine.noise import Noise
 from engine.steps import Schedule, ddim, listed, spaced
 from engine.windows import windows
@@ -36,20 +37,6 @@ def toy(condition: np.ndarray, branches: int = 1) -> Predict:
 
 def sampler(steps: int, guidance: float = 1.0) -> Sampler:
     return Sampler(Schedule(), spaced(Schedule(), steps), "epsilon", guidance=guidance)
-
-
-@given(st.integers(1, 60), st.integers(1, 20), st.data())
-def test_windows_are_the_published_ones(frames: int, size: int, data: st.DataObject) -> None:
-    overlap = data.draw(st.integers(0, size - 1))
-    plan = windows(frames, size, overlap)
-    assert {f for w in plan for f in w} == set(range(frames))
-    assert [w.start for w in plan] == list(range(0, frames, size - overlap))
-    assert all(len(w) == min(size, frames - w.start) for w in plan)
-
-
-def test_windows_refuse_an_overlap_that_never_advances() -> None:
-    with pytest.raises(ValueError, match="overlap"):
-        windows(10, 4, 4)
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(16, 4), (8, 2), (8, 4), (4, 1)])
@@ -134,6 +121,72 @@ def test_a_reset_stream_is_a_new_stream() -> None:
     live.reset()
     out = [latents.copy() for i in range(6) for latents in live.push(noise.at(i))]
     assert np.array_equal(np.stack(out), stream(6, condition, 2, 2, 2))
+
+
+def exactly(
+    live: Exact | Offline, frames: int, noise: Noise, of: Callable[[np.ndarray], Any] = lambda noise: noise
+) -> np.ndarray:
+    """The latents of a stream of so many frames to its end."""
+    out = [np.asarray(latents).copy() for i in range(frames) for latents in live.push(of(noise.at(i)))]
+    return np.stack(out + [np.asarray(latents).copy() for latents in live.flush()])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 4), st.sampled_from([1, 2]), st.data())
+def test_exact_is_offline_bit_for_bit(size: int, frames: int, steps: int, branches: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, size - 1))
+    condition, noise, how = conditions(frames), Noise(SHAPE, 5, "per-frame"), sampler(steps, 2.5)
+    start = np.stack([noise.at(i) for i in range(frames)])
+    whole = offline(start, toy(condition, branches), how, windows(frames, size, overlap))
+    live = Exact(how, toy(condition, branches), size, overlap)
+    assert np.array_equal(exactly(live, frames, noise), whole)
+    assert np.array_equal(exactly(live, frames, noise), whole)  # after a flush it is a new stream
+    assert np.array_equal(exactly(Offline(how, toy(condition, branches), size, overlap), frames, noise), whole)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize(("size", "overlap"), [(16, 4), (8, 2), (8, 4)])
+def test_exact_is_offline_on_torch_tensors(size: int, overlap: int, steps: int) -> None:
+    torch = pytest.importorskip("torch")
+    condition, noise, how = conditions(41), Noise(SHAPE, 5, "per-frame"), sampler(steps, 2.5)
+    plain = toy(condition, 2)
+
+    def predict(latents: object, frames: range, step: int) -> object:
+        return torch.from_numpy(plain(latents.numpy(), frames, step))  # type: ignore[attr-defined]
+
+    start = torch.from_numpy(np.stack([noise.at(i) for i in range(41)]))
+    whole = offline(start, predict, how, windows(41, size, overlap)).numpy()
+    assert np.array_equal(exactly(Exact(how, predict, size, overlap), 41, noise, torch.tensor), whole)
+
+
+def test_exact_waits_no_longer_than_it_says_and_a_reset_forgets() -> None:
+    condition, noise, how = conditions(60), Noise(SHAPE, 5, "per-frame"), sampler(3)
+    live, left = Exact(how, toy(condition), 8, 2), 0
+    for i in range(60):
+        out = live.push(noise.at(i))
+        assert len(out) in (0, live.burst)
+        left += len(out)
+        assert i - left < live.delay  # frame `left` is still inside
+    assert left > 0
+    live.reset()
+    start = np.stack([noise.at(i) for i in range(20)])
+    whole = offline(start, toy(condition), how, windows(20, 8, 2))
+    assert np.array_equal(exactly(live, 20, noise), whole)
+
+
+def test_exact_depends_on_no_frame_that_had_not_arrived() -> None:
+    """What has left stands, whatever comes afterwards."""
+    frames, cut, noise, how = 40, 23, Noise(SHAPE, 5, "per-frame"), sampler(2)
+    before, after = conditions(frames), conditions(frames)
+    after[cut:] = conditions(frames, 99)[cut:]
+
+    def until_cut(condition: np.ndarray) -> list[np.ndarray]:
+        live = Exact(how, toy(condition), 8, 4)
+        return [latents.copy() for i in range(cut) for latents in live.push(noise.at(i))]
+
+    first, second = until_cut(before), until_cut(after)
+    assert len(first) == len(second) > 0
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_lcm_renoises_each_frame_with_its_own_noise() -> None:
@@ -277,6 +330,7 @@ class NoBank:
 @pytest.mark.parametrize("mode", [
     Causal(sampler(2), lambda latents, frames, step: latents[None], context=4, hop=1),
     Bank(sampler(2), NoBank(), anchor=True),
+    Exact(sampler(4), lambda latents, frames, step: latents[None], 16, 4),
 ])  # fmt: skip
 def test_memory_is_fixed_however_long_the_stream(mode: Denoiser, frames: int) -> None:
     noise = Noise(SHAPE, 1)

@@ -21,7 +21,7 @@ from export.tracing import INLINE, trace, write
 from export.verify import Comparison, installed, verify
 
 NAMES = {
-    "appearance", "hint", "body", "body_w2", "body_bank", "decoder",
+    "appearance", "hint", "body", "body_windows", "body_bank", "decoder",
     "face_appearance", "encoder", "face_hint", "face", "face_decoder",
     "hand_encoder", "hand_hint", "hand", "hand_decoder",
 }  # fmt: skip

@@ -35,7 +35,7 @@ from export.manifest import Manifest
 from export.verify import installed, verify
 
 pytestmark = pytest.mark.slow
-NAMES = {"appearance", "body", "body_w2", "decoder", "face_appearance", "encoder", "face", "face_decoder"}
+NAMES = {"appearance", "body", "body_windows", "decoder", "face_appearance", "encoder", "face", "face_decoder"}
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def decoder_network(picture: int, size: int, channels: int, skips: bool) -> Fake
 def networks(frames: int = 1) -> dict[str, FakeNetwork]:
     return {
         "hint": hint_network(SIZE, LATENT),
-        "body": diffusion_network(frames, LATENT, 4),
+        "body" if frames == 1 else f"body_w{frames}": diffusion_network(frames, LATENT, 4),
         "decoder": decoder_network(SIZE, LATENT, 4, skips=True),
     }
 
@@ -221,8 +221,8 @@ def test_a_bank_of_another_length_or_none_is_named(body: Body) -> None:
     with pytest.raises(InputError, match="a graph named body_bank"):
         LiveEngine(an_avatar(), networks(), mode="bank", body=body)
     avatar = an_avatar(networks=dict.fromkeys(("hint", "body", "body_bank", "decoder"), ""))
-    assert needed(avatar, mode="bank") == ("hint", "body_bank", "decoder")
-    assert needed(avatar) == ("hint", "body", "decoder")
+    assert needed(avatar, mode="bank") == ("hint", "decoder", "body_bank")
+    assert needed(avatar) == ("hint", "decoder", "body")
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -268,8 +268,32 @@ def test_a_table_without_a_graph_or_with_another_window_is_named(body: Body) -> 
     del table["decoder"]
     with pytest.raises(InputError, match="a graph named decoder"):
         LiveEngine(an_avatar(), table, body=body)
-    with pytest.raises(InputError, match="exported for 1 frames at once, not for 3"):
+    with pytest.raises(InputError, match="a graph named body_w3"):
         LiveEngine(an_avatar(), networks(1), context=2, body=body)
+    with pytest.raises(InputError, match="exported for 2 frames at once, not for 3"):
+        LiveEngine(an_avatar(), {**networks(), "body_w3": diffusion_network(2, LATENT, 4)}, context=2, body=body)
+
+
+@pytest.mark.parametrize(("steps", "frames"), [(1, 11), (2, 11), (2, 3), (2, 1)])
+def test_exact_paints_what_offline_paints(body: Body, steps: int, frames: int) -> None:
+    """Windows of four that share one, and shorter ones where the stream ends; hints that waited, and that were computed again."""
+    table = {name: network for n in (1, 2, 3, 4) for name, network in networks(n).items()}
+    how = {"body": body, "steps": steps, "window": 4, "overlap": 1}
+    live = LiveEngine(an_avatar(), table, mode="exact", **how)  # type: ignore[arg-type]
+    whole = LiveEngine(an_avatar(), table, mode="offline", **how)  # type: ignore[arg-type]
+    assert (live.delay_frames, whole.delay_frames, live.burst) == (3 + 3 * (steps - 1), None, 3)
+    for _ in range(2):  # a stream that follows another begins anew
+        ours, theirs = paint(live, frames), paint(whole, frames)
+        assert [p.index for p in ours] == [p.index for p in theirs] == list(range(frames))
+        for a, b in zip(ours, theirs, strict=True):
+            assert np.array_equal(a.image, b.image)
+        live.reset()
+        whole.reset()
+    if frames > 4:
+        alone = paint(LiveEngine(an_avatar(), networks(), context=0, body=body, steps=steps), frames)
+        assert any(not np.array_equal(a.image, b.image) for a, b in zip(ours, alone, strict=True))
+        early = [p for i in range(frames) for p in live.feed(pose_frame(i * 40_000_000, i))]
+        assert len(early) >= frames - live.delay_frames - live.burst + 1  # type: ignore[operator]
 
 
 def test_guidance_batches_both_branches() -> None:
@@ -282,7 +306,7 @@ def test_guidance_batches_both_branches() -> None:
     shapes = {"sample": (4, 1, 2, 2), "timestep": (4,), "hint": (4, 1, 2, 2), "appearance": (4, 3, 5)}
     network = FakeNetwork(shapes, {"prediction": (4, 1, 2, 2)}, formula)
     tokens = np.stack([np.zeros((3, 5), np.float32), np.ones((3, 5), np.float32)])  # nobody, the person
-    predict = Predictor(network, [999], {"appearance": tokens}, reach=2)
+    predict = Predictor(network, [999], {"appearance": tokens}, frames=2)
     for position in range(2):
         predict.remember(position, {"hint": np.full((1, 1, 2, 2), position, np.float32)})
     latents = np.random.default_rng(0).standard_normal((2, 1, 2, 2)).astype(np.float32)

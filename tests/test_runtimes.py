@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import pose_frame
 
 from engine.avatar import Avatar, Mode
 from engine.errors import InputError
 from engine.given import READERS, Given
 from engine.live import needed
+from engine.networks import folder as stored
 from engine.picture import Picture
 from export import runtime
+from export.graphs import graphs
 from export.live import open_live
 from export.verify import installed
 
@@ -162,10 +165,36 @@ def test_runtimes_paint_nearly_the_same(exported: Path, way: tuple[str, str]) ->
 
 def test_only_the_graphs_that_are_called_are_needed(exported: Path) -> None:
     avatar = Avatar.load(exported)
-    assert "body_w2" not in needed(avatar)
-    assert "body" not in needed(avatar, context=1)
-    assert set(needed(avatar, 1)) | {"body", "body_bank"} == set(avatar.networks)
-    assert set(needed(avatar, mode="bank")) | {"body", "body_w2"} == set(avatar.networks)
+    others = {"body", "body_bank", "body_windows"}
+    for called, wanted in (
+        (needed(avatar, context=0, mode="causal"), "body"),
+        (needed(avatar, context=1, mode="causal"), "body_w2"),
+        (needed(avatar, mode="bank"), "body_bank"),
+        (needed(avatar, mode="exact", window=16, overlap=4), "body_w16"),
+        (needed(avatar, mode="offline", window=1, overlap=0), "body"),
+    ):
+        assert set(called) == set(avatar.networks) - others | {wanted}
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_one_graph_serves_windows_of_every_length(exported: Path, name: str) -> None:
+    """Against torch, at a length that it was not traced with; and a length of its own for each that is loaded."""
+    avatar, networks = Avatar.load(exported), stored.load(exported)
+    graph = next(g for g in graphs(avatar, networks, seed=3) if g.name == "body_windows")
+    loaded = runtime.load(exported, ["body_w2", "body_w7"], name, "f32", 1)
+    rng = np.random.default_rng(1)
+    for frames, network in ((2, loaded["body_w2"]), (7, loaded["body_w7"])):
+        assert network.inputs["sample"][0] == network.outputs["prediction"][0] == frames
+        inputs = {
+            n: tensor.numpy() if n == "appearance" else np.repeat(tensor.numpy()[:1], frames, 0)
+            for n, tensor in graph.inputs.items()
+        }
+        inputs["sample"] = rng.standard_normal(inputs["sample"].shape, np.float32)
+        with torch.no_grad():
+            truth = graph.module.eval()(*(torch.from_numpy(a) for a in inputs.values())).numpy()
+        assert np.abs(network(**inputs)["prediction"] - truth).max() < 1e-4 * np.abs(truth).max()
+    with pytest.raises(InputError, match="no such graph"):
+        runtime.load(exported, ["head_w2"], name)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -30,7 +30,7 @@ WITHOUT = {"without face enhancement": "face", "without hands": "hands"}  # row:
 FRAME_BY_FRAME = "without temporal denoising"
 # Rows of the live modes: mode and context, and the graph without which there is none.
 LIVE: dict[str, tuple[Mode, int | None, str]] = {
-    "live, one frame of context": ("causal", 1, "body_w2"),
+    "live, one frame of context": ("causal", 1, "body_windows"),
     "live, bank": ("bank", None, "body_bank"),
 }
 WINDOWS = {"windows 8/2": (8, 2), "windows 16/4": (16, 4), "windows 32/8": (32, 8)}

@@ -19,15 +19,19 @@ from engine.networks.bank import Bank
 Scope = Literal["frame", "window"]
 
 
-class FrameAttention:
-    """Attention processor: in self-attention the tokens of all `frames` attend to each other; cross-attention per frame.
+Rows = tuple[int, int]  # windows of a batch and frames of a window, one of them -1: whatever the batch has
+ALONE: Rows = (-1, 1)
 
-    `causal`: a frame attends to itself and to those before it. A `bank`, given as one of `cross_attention_kwargs` with one
-    frame, lets that frame attend to the past.
+
+class FrameAttention:
+    """Attention processor: in self-attention the tokens of all frames of a window attend to each other; cross-attention per frame.
+
+    `causal`, for windows whose length is known: a frame attends to itself and to those before it. A `bank`, given as one of
+    `cross_attention_kwargs` with one frame, lets that frame attend to the past.
     """
 
-    def __init__(self, frames: int = 1, causal: bool = False) -> None:
-        self.frames, self.causal = frames, causal
+    def __init__(self, rows: Rows = ALONE, causal: bool = False) -> None:
+        self.rows, self.causal = rows, causal
 
     def __call__(
         self,
@@ -42,8 +46,9 @@ class FrameAttention:
             raise NotImplementedError("FrameAttention serves the transformer blocks of a UNet only")
         batch, tokens, channels = hidden_states.shape
         x = hidden_states
-        if encoder_hidden_states is None and self.frames > 1:
-            x = x.reshape(batch // self.frames, self.frames * tokens, channels)
+        windows, frames = self.rows
+        if encoder_hidden_states is None and self.rows != ALONE:
+            x = x.reshape(windows, -1 if frames < 0 else frames * tokens, channels)
         context = x if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(x), attn.to_k(context), attn.to_v(context)
         seen = None
@@ -51,7 +56,7 @@ class FrameAttention:
             k, v, seen = bank.extend(k, v)
         q, k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, tokens, head_dim)
         if self.causal and q.shape[2] > tokens:
-            seen = torch.ones(self.frames, self.frames, dtype=torch.bool, device=q.device).tril()
+            seen = torch.ones(frames, frames, dtype=torch.bool, device=q.device).tril()
             seen = seen.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)  # (frames * N, frames * N)
         out = F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(-2)
         out = attn.to_out[0](out).reshape(batch, tokens, channels)
@@ -59,29 +64,29 @@ class FrameAttention:
 
 
 class WindowNorm(nn.GroupNorm):
-    """Group normalisation whose statistics pool over the `frames` of a window, as a 5-D tensor's would."""
+    """Group normalisation whose statistics pool over the frames of a window, as a 5-D tensor's would."""
 
-    frames: int = 1
+    rows: Rows = ALONE
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.frames == 1:
+        if self.rows == ALONE:
             return super().forward(x)
         b, c, h, w = x.shape
-        window = x.reshape(b // self.frames, self.frames, c, h * w).transpose(1, 2)
+        window = x.reshape(*self.rows, c, h * w).transpose(1, 2)
         return super().forward(window).transpose(1, 2).reshape(b, c, h, w)
 
 
 def set_window(
-    network: nn.Module, frames: int, scope: Scope = "frame", all_frames: bool = True, causal: bool = False
+    network: nn.Module, rows: Rows, scope: Scope = "frame", all_frames: bool = True, causal: bool = False
 ) -> None:
-    """Make a UNet or ControlNet run windows of `frames`; `all_frames` False keeps attention per frame (the ControlNet).
+    """Make a UNet or ControlNet run windows; `all_frames` False keeps attention per frame (the ControlNet).
 
     With `scope` "window" the residual blocks' norms and the final one pool over the frames; the transformers' never do.
     """
-    network.set_attn_processor(FrameAttention(frames if all_frames else 1, causal))  # type: ignore[operator]
+    network.set_attn_processor(FrameAttention(rows if all_frames else ALONE, causal))  # type: ignore[operator]
     norms = [norm for m in network.modules() if isinstance(m, ResnetBlock2D) for norm in (m.norm1, m.norm2)]
     norms += [m for name, m in network.named_children() if name == "conv_norm_out"]
     for norm in norms:
         if isinstance(norm, nn.GroupNorm):
             norm.__class__ = WindowNorm  # the same weights, another forward
-            norm.frames = frames if scope == "window" else 1  # type: ignore[assignment]
+            norm.rows = rows if scope == "window" else ALONE  # type: ignore[assignment]

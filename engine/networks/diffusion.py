@@ -61,14 +61,19 @@ class StructureGuided(nn.Module):
             embedding = {"conditioning_channels": channels, "conditioning_embedding_out_channels": (channels,)}
         return cls(unet, ControlNetModel.from_unet(unet, **embedding), hint)
 
-    def set_window(self, frames: int, scope: Scope = "frame", causal: bool = False) -> None:
+    def set_window(
+        self, frames: int | None, scope: Scope = "frame", causal: bool = False, windows: int | None = None
+    ) -> None:
         """Run windows of `frames`: all-frame attention in the UNet; in the ControlNet attention stays per frame.
 
-        `causal`: frames attend to themselves and to earlier ones only.
+        `frames` None: of any length, `windows` in a batch. `causal`: frames attend to themselves and to earlier ones only.
         """
-        self.frames, self.scope = frames, scope
-        set_window(self.unet, frames, scope, causal=causal)
-        set_window(self.controlnet, frames, scope, all_frames=False)
+        if (frames is None) == (windows is None):
+            raise ValueError("windows have either a length or a number")
+        self.frames = frames
+        rows = (windows or -1, frames or -1)
+        set_window(self.unet, rows, scope, causal=causal)
+        set_window(self.controlnet, rows, scope, all_frames=False)
 
     def forward(
         self, sample: Tensor, timestep: Tensor, hint: Tensor, appearance: Tensor, bank: Bank | None = None
@@ -87,7 +92,7 @@ class StructureGuided(nn.Module):
         # latents alone where it comes from a base model (Make-Your-Anchor's heads).
         seen = sample[:, : self.controlnet.config.in_channels]
         down, middle = self.controlnet(
-            seen, timestep, appearance.expand(len(sample), -1, -1), hint, conditioning_scale=self.control_scale,
+            seen, timestep, appearance.expand(sample.shape[0], -1, -1), hint, conditioning_scale=self.control_scale,
             return_dict=False,
         )  # fmt: skip
         return down, middle
@@ -100,7 +105,7 @@ class StructureGuided(nn.Module):
             raise ValueError(f"a bank serves one frame at a time, not windows of {self.frames}")
         down, middle = residuals
         prediction: Tensor = self.unet(
-            sample, timestep, appearance.expand(len(sample), -1, -1), down_block_additional_residuals=down,
+            sample, timestep, appearance.expand(sample.shape[0], -1, -1), down_block_additional_residuals=down,
             mid_block_additional_residual=middle, return_dict=False,
             cross_attention_kwargs=None if bank is None else {"bank": bank},
         )[0]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Inputs of a call into the arrays that a runtime was bound to."""
+"""Inputs of a graph: open shapes settled when it is loaded, and a call's arrays copied into those that a runtime was bound to."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> N
         if array.shape != bound[name].shape:
             raise ValueError(f"{name} is {bound[name].shape}, not {array.shape}")
         np.copyto(bound[name], array, casting="same_kind")
+
+
+def settled(shapes: Mapping[str, tuple[int | None, ...]], frames: int) -> dict[str, list[int]]:
+    """Shapes whose open dimension (None) counts frames, for windows of `frames`: as many for each as there are appearances."""
+    branches = next((shape[0] for name, shape in shapes.items() if name == "appearance"), 1) or 1
+    return {name: [branches * frames if size is None else size for size in shape] for name, shape in shapes.items()}

@@ -13,6 +13,7 @@ from export.runtime import Fixed, Options
 from export.runtimes.inputs import fill
 
 PRECISIONS = ("f32",)
+OPEN = {1: "frames", 2: "2*frames"}  # what export.tracing calls an open dimension, by branches
 TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
 
 
@@ -47,6 +48,8 @@ def load(path: Path, options: Options, fixed: Fixed) -> ONNXRuntimeNetwork:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for branches, name in OPEN.items():
+        settings.add_free_dimension_override_by_name(name, branches * options.frames)
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])

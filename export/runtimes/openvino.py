@@ -14,7 +14,7 @@ from openvino import opset13 as ops
 
 from export import cpu
 from export.runtime import Fixed, Options
-from export.runtimes.inputs import fill
+from export.runtimes.inputs import fill, settled
 
 PRECISIONS = ("f32", "bf16")
 
@@ -54,6 +54,8 @@ def load(path: Path, options: Options, fixed: Fixed) -> OpenVINONetwork:
     if options.cache is not None:
         settings["CACHE_DIR"] = str(options.cache)
     model = _core().read_model(str(path))
+    if model.is_dynamic():
+        model.reshape(settled({p.get_any_name(): sizes(p.get_partial_shape()) for p in model.inputs}, options.frames))
     arrays = fixed({port.get_any_name(): tuple(port.shape) for port in model.inputs})
     if arrays:
         _fix(model, arrays, settings)
@@ -90,6 +92,11 @@ def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, An
             target.replace_source_output(constant.output(0))
     for parameter in parameters:
         model.remove_parameter(parameter)
+
+
+def sizes(shape: Any) -> tuple[int | None, ...]:
+    """A partial shape, None where it is open."""
+    return tuple(None if d.is_dynamic else d.get_length() for d in shape)
 
 
 @cache
