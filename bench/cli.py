@@ -10,7 +10,9 @@ import typer
 
 from engine.errors import InputError
 
-app = typer.Typer(help="Measure: quality of an avatar on held-out frames.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure: an avatar's quality on held-out frames, and its modes side by side.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -31,6 +33,9 @@ def quality(
     variant: Annotated[
         list[str] | None, typer.Option(help="Only these rows of the avatar itself; all by default.")
     ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="An earlier quality.json: rows that are not judged now are taken from there.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for quality.json, .md, .jpg and .mp4.")] = Path("bench/results"),
     runs: Annotated[Path, typer.Option(help="Folder that keeps the landmark network.")] = Path("runs/quality"),
     frames: Annotated[int | None, typer.Option(min=2, help="At most so many frames of each part.")] = None,
@@ -46,7 +51,7 @@ def quality(
     except ImportError as error:
         raise InputError("bench quality", "packages", "those of the extra [train]", str(error)) from None
     order = Order(tuple(clips), rows=dict(_pair(text) for text in row or ()), out=out, runs=runs, frames=frames, seed=seed,
-                  runtime=runtime, precision=precision, threads=threads)  # fmt: skip
+                  runtime=runtime, precision=precision, threads=threads, keep=keep)  # fmt: skip
     if avatar is not None:
         order = replace(order, avatar=avatar)
     if variant is not None:
@@ -55,6 +60,34 @@ def quality(
         order = replace(order, recipe=replace(order.recipe, steps=regressor_steps))
     run(order)
     typer.echo(f"{out / 'quality.md'} says how it went; {out / 'quality.jpg'} shows it")
+
+
+@app.command(epilog="Example:  liveanchor bench modes runs/studio/noah --part talk")
+def modes(
+    clips: Annotated[list[Path], typer.Argument(help="Observed studio clips of one person, with held-out parts.")],
+    avatar: Annotated[Path | None, typer.Option(help="Avatar folder; the bundled anchor by default.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="Only these held-out parts.")] = None,
+    frames: Annotated[int | None, typer.Option(min=2, help="At most so many frames of each part.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")] = None,
+    runtime: Annotated[str, typer.Option(help="What runs the networks: auto, openvino, onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, f32 or bf16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+) -> None:
+    """Paint held-out motion in every mode, and print what each waits for, costs and looks like: docs/modes.md."""
+    import json
+
+    from bench.modes import markdown, run
+    from bench.quality.run import write_text
+    from engine.avatar import bundled_avatar
+
+    result = run(
+        avatar or bundled_avatar(), clips, part or (), frames, runtime=runtime, precision=precision, threads=threads,
+        seed=seed,
+    )  # fmt: skip
+    if json_file is not None:
+        write_text(json_file, json.dumps(result, indent=1) + "\n")
+    typer.echo(markdown(result["rows"]), nl=False)
 
 
 def _pair(text: str) -> tuple[str, Path]:

@@ -128,6 +128,20 @@ def window_graph(frames: int) -> str:
     return "body" if frames == 1 else f"body_w{frames}"
 
 
+def context_and_hop(mode: Mode, window: int | None, overlap: int | None) -> tuple[int | None, int]:
+    """What windows of `window` frames that share `overlap` are to the live modes: past frames and new ones.
+
+    Causal: `overlap` past frames beside the new ones (a quarter of the window where it is not said). A bank: one new frame
+    beside all others. None and 1, an engine's defaults, for other modes and where nothing is said.
+    """
+    if mode == "bank" and window is not None:
+        return window - 1, 1
+    if mode == "causal" and window is not None:
+        past = window // 4 if overlap is None else overlap
+        return past, window - past
+    return None, 1
+
+
 def needed(
     avatar: Avatar,
     context: int | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.avatar import Avatar, Mode
 from engine.body import Body
 from engine.given import READERS, Given
-from engine.live import AGAIN, LiveEngine, needed
+from engine.live import AGAIN, LiveEngine, needed, window_graph
 from engine.network import Network
 from export.runtime import WINDOW, load
 
@@ -20,7 +20,7 @@ class Graphs(Mapping[str, Network]):
         self._loaded, self._more = dict(loaded), more
 
     def __getitem__(self, name: str) -> Network:
-        if name not in self._loaded and WINDOW.fullmatch(name):
+        if name not in self._loaded and (name == window_graph(1) or WINDOW.fullmatch(name)):
             self._loaded[name] = self._more(name)
         return self._loaded[name]
 

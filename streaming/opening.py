@@ -10,7 +10,7 @@ from engine.avatar import Avatar, bundled_avatar
 from engine.body import BodyModel
 from engine.clips import read_clip
 from engine.errors import InputError
-from engine.live import LiveEngine
+from engine.live import LiveEngine, context_and_hop
 from export.live import open_live
 from streaming.audio import read_audio
 from streaming.clock import Clock
@@ -53,21 +53,13 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
 
 
 def open_engine(settings: Settings) -> LiveEngine:
-    """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong.
-
-    In causal mode `overlap` frames of a `window` are past ones, and the others new; a bank's is one new frame beside its slots.
-    """
+    """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
     folder = settings.avatar or bundled_avatar()
     avatar = Avatar.load(folder)
     body = None
     if settings.body is not None:
         body = BodyModel.load(settings.body).shaped(np.array(avatar.body.betas))
-    fields = avatar.with_mode(settings.mode).with_window(settings.window, settings.overlap).denoise
-    context, hop = None, 1
-    if fields.mode == "causal" and (settings.window, settings.overlap) != (None, None):
-        context, hop = fields.overlap, fields.window - fields.overlap
-    elif fields.mode == "bank" and settings.window is not None:
-        context = settings.window - 1
+    context, hop = context_and_hop(settings.mode or avatar.denoise.mode, settings.window, settings.overlap)
     return open_live(
         avatar, settings.runtime, settings.precision, settings.threads, steps=settings.steps, seed=settings.seed,
         context=context, hop=hop, body=body, mode=settings.mode, window=settings.window, overlap=settings.overlap,

@@ -215,7 +215,8 @@ def test_effects_have_a_direction_only_beyond_their_error() -> None:
 def test_rows_that_were_not_measured_say_so_and_reasons_come_from_a_file(tmp_path: Path) -> None:
     rows = tables.read_rows()
     measured = {"full": scores(1, 0.0), "without hands": scores(2, 1.0)}
-    text = tables.markdown(measured, tables.effects(measured, rows), rows, {"without hands": "because"})
+    figures = {name: {"frames": len(s.frames), **{n: s.value(n) for n in s.names()}} for name, s in measured.items()}
+    text = tables.markdown(figures, tables.effects(measured, rows), rows, {"without hands": "because"})
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
     assert "not measured" in lines["Setting II"] and "because" in lines["without hands"]
     (tmp_path / "why.toml").write_text("'Setting III' = 'no such row'\n")
@@ -292,6 +293,17 @@ def test_the_whole_run_on_a_small_avatar(exported: Path, clip: Path, tmp_path: P
     run(order)
     again = json.loads((tmp_path / "out" / "quality.json").read_text())  # stored, what is missing equals itself
     assert (again["rows"], again["parts"]) == (stored["rows"], stored["parts"])
+    shutil.rmtree(tmp_path / "other")  # its row is kept
+    run(replace(order, rows={}, variants=(), keep=tmp_path / "out" / "quality.json"))
+    kept = json.loads((tmp_path / "out" / "quality.json").read_text())
+    assert kept["rows"]["Setting I"] == stored["rows"]["Setting I"] | {"judged_at": stored["commit"]}
+    assert kept["effects"]["Setting I"] == stored["effects"]["Setting I"]
+    assert "judged_at" not in kept["rows"]["full"]
+    text = (tmp_path / "out" / "quality.md").read_text()
+    assert f"| Setting I | 16, judged at {stored['commit']} |" in text
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(InputError, match="an earlier quality"):
+        run(replace(order, keep=tmp_path / "broken.json"))
 
 
 def test_the_part_of_a_row_is_judged_on_the_frames_that_it_shares(clip: Path) -> None:

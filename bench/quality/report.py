@@ -117,7 +117,7 @@ def markdown(
         "",
         "## The paper's rows",
         "",
-        rows_markdown(scores, found, rows, why),
+        rows_markdown(result["rows"], found, rows, why),
         "## How it was measured",
         "",
         METHOD,

@@ -19,7 +19,7 @@ from bench.quality.paint import Painter
 from bench.quality.parts import Part, held_out
 from bench.quality.regressor import RECIPE, Regressor, trained
 from bench.quality.sheet import sheet, write_jpeg
-from bench.quality.tables import BASE, Effect, effects, read_rows, read_why
+from bench.quality.tables import BASE, Effect, Kept, effects, read_rows, read_why
 from bench.quality.video import side_by_side, write_mp4
 from bench.record import record
 from engine.avatar import Mode, bundled_avatar
@@ -55,6 +55,7 @@ class Order:
     runtime: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    keep: Path | None = None  # an earlier quality.json: rows that are not judged now stay as they are there
 
     def check(self) -> None:
         """InputError where a row or a variant is none."""
@@ -94,6 +95,7 @@ def run(order: Order) -> dict[str, Any]:
     order.check()
     parts = held_out(order.clips, order.frames)
     why = read_why(order.out / "quality_why.toml", read_rows())
+    kept = None if order.keep is None else Kept.read(order.keep, {BASE, *order.variants, *order.rows})
     order.out.mkdir(parents=True, exist_ok=True)
     regressor = trained(list({p.clip.folder: p.clip for p in parts}.values()), order.runs, order.seed, order.recipe)
     with progress(total(order, parts)) as tell:
@@ -101,6 +103,10 @@ def run(order: Order) -> dict[str, Any]:
     scores = measured.scores()
     found = effects(scores, read_rows())
     result = told(order, parts, measured, scores, found)
+    if kept is not None:
+        result["rows"] |= kept.figures
+        result["effects"] |= {row: entries(by) for row, by in kept.effects.items()}
+        found = {row: {**found, **kept.effects}[row] for row in read_rows() if row in found or row in kept.effects}
     chosen = [(part, i, measured.painted[part.name][i]) for part, i in picked(parts)]
     sizes = {"quality.jpg": write_jpeg(sheet(chosen), order.out / "quality.jpg")}
     if film := side_by_side([(part, measured.painted[part.name]) for part in parts]):
@@ -198,11 +204,13 @@ def told(
         "blind_px": by_part(measured.blind),
         "parts": {"all": figures(scores[BASE]), **{name: figures(s) for name, s in full.items()}},
         "rows": {row: {"frames": len(s.frames), **figures(s)} for row, s in scores.items()},
-        "effects": {
-            row: {name: asdict(e) | {"verdict": e.verdict} for name, e in by.items()}
-            for row, by in found.items()
-        },
+        "effects": {row: entries(by) for row, by in found.items()},
     }  # fmt: skip
+
+
+def entries(effects: Mapping[str, Effect]) -> dict[str, dict[str, Any]]:
+    """Effects by figure, as quality.json holds them."""
+    return {name: asdict(e) | {"verdict": e.verdict} for name, e in effects.items()}
 
 
 def picked(parts: list[Part]) -> Iterator[tuple[Part, int]]:

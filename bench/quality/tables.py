@@ -6,12 +6,13 @@ runs, of both rows at once (`metrics.jackknife`). Below that there is no differe
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench.quality.judge import Scores
 from bench.quality.metrics import jackknife
@@ -22,6 +23,7 @@ COMPARED = ("frechet", "frechet_video", "lmd_face", "lmd_body", "lmd_hands")  # 
 BESIDE = ("psnr_person", "psnr_face", "psnr_hands", "change_error")  # told too; no figures of the paper's
 ERRORS = 2.0  # standard errors that make an effect
 BASE = "full"
+KEPT = "judged_at"  # in a row of quality.json that an earlier commit judged
 SAME_MODEL = {"windows 16/4": BASE, "full, trained as short": BASE}  # what the paper would have called full
 
 Direction = Literal["better", "worse", "no difference"]
@@ -116,21 +118,48 @@ def effects(scores: Mapping[str, Scores], rows: Mapping[str, RowFields]) -> dict
     return found
 
 
-def other_row(name: str, scores: Mapping[str, Scores], rows: Mapping[str, RowFields]) -> str:
+def other_row(name: str, measured: Container[str], rows: Mapping[str, RowFields]) -> str:
     """What a row is taken against: as rows.toml says, or the full model where that was not measured; empty for itself."""
     against = rows[name].against
-    if against and against not in scores:
+    if against and against not in measured:
         against = BASE
-    return against if against in scores and against != name else ""
+    return against if against in measured and against != name else ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows of an earlier quality.json, whose weights need not be there any more."""
+
+    figures: dict[str, dict[str, Any]]
+    effects: dict[str, dict[str, Effect]]
+
+    @classmethod
+    def read(cls, file: Path, but: Container[str]) -> Kept:
+        """All rows of `file` but these. They keep the commit that they were judged at. InputError where it is no such file."""
+        try:
+            earlier = json.loads(file.read_text(encoding="utf-8"), object_hook=_meant)
+            chosen = {name: dict(row) for name, row in earlier["rows"].items() if name not in but}
+            for row in chosen.values():
+                row.setdefault(KEPT, earlier["commit"])
+            effects = {
+                name: {c: Effect(e["value"], e["other"], e["error"], e["direction"], e["paper"]) for c, e in by.items()}
+                for name, by in earlier["effects"].items()
+                if name in chosen
+            }
+        except OSError as error:
+            raise InputError(str(file), "file", "an earlier quality.json", error.strerror or str(error)) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(str(file), "rows", "an earlier quality.json", repr(error)[:120]) from None
+        return cls(chosen, effects)
 
 
 def markdown(
-    scores: Mapping[str, Scores],
+    figures: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Mapping[str, Effect]],
     rows: Mapping[str, RowFields],
     why: Mapping[str, str],
 ) -> str:
-    """The table of rows, and below it one of the directions."""
+    """The table of rows, and below it one of the directions. `figures`: "rows" of quality.json."""
     names = {
         "frechet": "FD",
         "frechet_video": "FD, video",
@@ -146,9 +175,10 @@ def markdown(
     lines = [head, "| --- " * (head.count("|") - 1) + "|"]
     for name, fields in rows.items():
         said = ", ".join(f"{fields.paper[c]:g}" if c in fields.paper else "-" for c in COMPARED) if fields.paper else ""
-        if name in scores:
-            s = scores[name]
-            cells = [str(len(s.frames)), *(shown(s.value(c)) for c in (*COMPARED, *BESIDE))]
+        if name in figures:
+            f = figures[name]
+            kept = f", judged at {f[KEPT]}" if KEPT in f else ""
+            cells = [f"{f['frames']}{kept}", *(shown(f[c]) for c in (*COMPARED, *BESIDE))]
         else:
             cells = ["not measured", *[""] * (len(COMPARED) + len(BESIDE))]
         lines.append(f"| {name} | {' | '.join(cells)} | {said} |")
@@ -159,7 +189,7 @@ def markdown(
     lines.append("| --- " * (lines[-1].count("|") - 1) + "|")
     for name, by_column in found.items():
         cells = [told(e) for e in by_column.values()]
-        lines.append(f"| {name} | {other_row(name, scores, rows)} | {' | '.join(cells)} | {why.get(name, '')} |")
+        lines.append(f"| {name} | {other_row(name, figures, rows)} | {' | '.join(cells)} | {why.get(name, '')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -169,6 +199,11 @@ def told(e: Effect) -> str:
         return "-"
     said = f"{e.value - e.other:+.3g} ± {e.error:.2g}, {e.direction}"
     return f"{said}; paper {e.paper}: **{e.verdict}**" if e.paper else said
+
+
+def _meant(table: dict[str, Any]) -> dict[str, Any]:
+    """A table of JSON, with NaN for null: figures without a meaning, but a verdict of the paper's may be missing."""
+    return {key: math.nan if value is None and key != "paper" else value for key, value in table.items()}
 
 
 def shown(value: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from engine.networks.configs import AvatarConfig
 from engine.training.batches import CPU
@@ -39,8 +38,12 @@ class WindowsStage(BodyStage):
         device: torch.device = CPU,
     ) -> None:
         super().__init__("windows", config, train, held_out, before, batch, criterion, on_latents=0.0, device=device)
-        self.modules.requires_grad_(False)
-        for block in self.body.unet.modules():
-            if isinstance(block, Transformer2DModel):
-                block.requires_grad_(True)
+        # What comes before attention needs no gradients; what comes after it would not, but torch 2.13 crashes in the backward of
+        # convolutions on channels last memory whose weights need none.
+        for part in (self.modules["image_encoder"], self.body.hint, self.body.controlnet, self.body.unet.down_blocks):
+            part.requires_grad_(False)
         self.then = Drawer(train, self.then.latents, batch, last=0.85, windows=0.8)
+
+    def learns(self, name: str) -> bool:
+        """The UNet's transformer blocks alone."""
+        return name.startswith("body.unet.") and ".attentions." in name
