@@ -11,7 +11,8 @@ It puts an avatar's stages together and runs them one after the other; others ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from engine.body import Body, BodyModel
 from engine.condition import Condition
 from engine.denoise import Bank, Causal, Denoiser, Sampler
 from engine.errors import InputError
+from engine.gear import OWN, Gear
 from engine.given import Given
 from engine.network import Network
 from engine.noise import Noise
@@ -52,28 +54,33 @@ class LiveEngine:
         body: Body | None = None,
         again: Container[str] = AGAIN,
         mode: Mode | None = None,
+        gears: Iterable[Gear] = (),
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """`networks` by the names in `avatar.networks`. None: as the avatar says. `clock` in nanoseconds.
 
         `mode` says how past frames are seen: "causal" in windows of `context` and `hop`; "bank" by their keys and values, of as
-        many frames as the graph was exported for.
+        many frames as the graph was exported for, or fewer.
 
         `again`: what of "hands" and "face" is painted a second time, where the avatar has networks for it.
+
+        `gears`: others than `OWN`, that frames may be painted in. Where the gear of the body changes between two
+        frames, the second is painted as the first of a stream. A bank's gear without past frames is the graph without a bank.
 
         InputError where a graph is missing, or was not exported for these windows.
         """
         self.avatar = avatar.with_steps(steps).with_mode(mode)
         self.fps = avatar.fps
         self.person = avatar.person
-        self.burst = hop
+        self.gears = tuple(dict.fromkeys((OWN, *gears)))
+        self.burst = max(gear.hop or hop for gear in self.gears)
         self.epoch = 0
         self._clock = clock
         self._index = 0
         where = str(avatar.folder)
         try:
             self.stages: tuple[Stage, ...] = tuple(
-                _stages(self.avatar, networks, context, hop, seed, body or load_body(avatar), again)
+                _stages(self.avatar, networks, context, hop, seed, body or load_body(avatar), again, self.gears)
             )
         except KeyError as error:
             raise InputError(where, "networks", f"a graph named {error.args[0]}", ", ".join(networks)) from None
@@ -85,9 +92,12 @@ class LiveEngine:
         """How many later frames a frame waits for, at most."""
         return self.burst - 1
 
-    def feed(self, frame: PoseFrame) -> list[Picture]:
-        """Take the next pose; the pictures that are finished with it, in order of capture."""
-        work = Work(self._index, self.epoch, frame)
+    def feed(self, frame: PoseFrame, gear: Gear = OWN) -> list[Picture]:
+        """Take the next pose; the pictures that are finished with it, in order of capture.
+
+        ValueError for a gear whose `body` is none of the `gears`'.
+        """
+        work = Work(self._index, self.epoch, frame, gear)
         self._index += 1
         return [done.picture() for done in advance(self.stages, [work], self._clock)]
 
@@ -103,12 +113,13 @@ class LiveEngine:
             stage.reset()
 
     def warm_up(self) -> None:
-        """Paint one frame for nobody, before the stream, so that the first real one finds everything compiled."""
+        """Paint a frame in every gear for nobody, before the stream, so that the first real ones find everything compiled."""
         rest = PoseFrame(
             0, np.zeros(POSE_DIMS, np.float32), np.zeros(EXPRESSION_DIMS, np.float32), np.zeros(3, np.float32)
         )
-        advance(self.stages, [Work(0, self.epoch, rest)], self._clock)
-        flush(self.stages, self._clock)
+        for gear in self.gears:
+            advance(self.stages, [Work(0, self.epoch, rest, gear)], self._clock)
+            flush(self.stages, self._clock)
         for stage in self.stages:
             stage.reset()
 
@@ -125,16 +136,21 @@ def needed(
     hop: int = 1,
     again: Container[str] = AGAIN,
     mode: Mode | None = None,
+    gears: Iterable[Gear] = (),
 ) -> tuple[str, ...]:
-    """Those of the avatar's graphs that a LiveEngine with this `context`, `hop`, `again` and `mode` calls."""
-    context = avatar.denoise.context if context is None else context
-    body = window_graph(context + hop, avatar.networks)
-    if avatar.with_mode(mode).denoise.mode == "bank":
-        body = BANK_GRAPH
+    """Those of the avatar's graphs that a LiveEngine with this `context`, `hop`, `again`, `mode` and `gears` calls."""
+
+    def body(gear: Gear) -> str:
+        fields, own, new = _geared(avatar.with_mode(mode), context, hop, gear)
+        if fields.denoise.mode == "bank":
+            return BANK_GRAPH
+        return window_graph((fields.denoise.context if own is None else own) + new, avatar.networks)
+
+    bodies = {body(gear) for gear in (OWN, *gears)}
 
     def called(name: str) -> bool:
         if name.startswith("body"):
-            return name == body
+            return name in bodies
         if name.startswith(("encoder", "face")):
             return avatar.face.enabled and "face" in again
         return not name.startswith("hand") or (avatar.hands.enabled and "hands" in again)
@@ -155,6 +171,7 @@ def _stages(
     seed: int,
     body: Body,
     again: Container[str],
+    gears: Iterable[Gear],
 ) -> list[Stage]:
     decoder, given = networks["decoder"], Given(avatar, networks, seed)
     hands, face = avatar.hands.enabled and "hands" in again, avatar.face.enabled and "face" in again
@@ -162,7 +179,7 @@ def _stages(
     stages: list[Stage] = [
         BodyStage(body, Staging(avatar.root)),
         ConditionStage(condition, avatar.face.size if face else None, avatar.hands.size if hands else None),
-        _denoise_stage(avatar, networks, context, hop, given),
+        _denoise_stage(avatar, networks, context, hop, given, gears),
         DecodeStage(decoder, avatar.latent.scale),
     ]
     if hands:
@@ -188,11 +205,36 @@ def _repaint_stage(
     return RepaintStage(name, networks.get("face_hint"), *graphs, sampler, noise, constants, scale)
 
 
+def _geared(avatar: Avatar, context: int | None, hop: int, gear: Gear) -> tuple[Avatar, int | None, int]:
+    """The avatar, its context and its hop in `gear`."""
+    alone = gear.context == 0 and avatar.denoise.mode == "bank"
+    avatar = avatar.with_steps(gear.steps).with_mode("causal" if alone else None)
+    return avatar, context if gear.context is None else gear.context, gear.hop or hop
+
+
 def _denoise_stage(
-    avatar: Avatar, networks: Mapping[str, Network], context: int | None, hop: int, given: Given
+    avatar: Avatar,
+    networks: Mapping[str, Network],
+    context: int | None,
+    hop: int,
+    given: Given,
+    gears: Iterable[Gear],
 ) -> DenoiseStage:
-    fields = avatar.denoise
-    noise = _noise(avatar.latent, fields, given.seed)
+    hint, noise = networks.get("hint"), _noise(avatar.latent, avatar.denoise, given.seed)
+    prepared: dict[Gear, tuple[Predictor, Denoiser]] = {}
+    for gear in dict.fromkeys(gear.body for gear in gears):
+        try:
+            prepared[gear] = _denoiser(*_geared(avatar, context, hop, gear), networks, noise, given)
+        except ValueError as error:
+            raise error if gear == OWN else ValueError(f"{error} (gear: {gear})") from None
+    kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
+    return DenoiseStage(hint, *prepared[OWN], noise, kept, prepared)
+
+
+def _denoiser(
+    avatar: Avatar, context: int | None, hop: int, networks: Mapping[str, Network], noise: Noise, given: Given
+) -> tuple[Predictor, Denoiser]:
+    fields, given = avatar.denoise, replace(given, avatar=avatar)
     sampler = _sampler(avatar.schedule, fields, noise)
 
     def predictor(graph: str, reach: int) -> Predictor:
@@ -201,16 +243,14 @@ def _denoise_stage(
     mode: Denoiser
     if fields.mode == "bank":
         predict = predictor(BANK_GRAPH, 1)
-        mode = bank = Bank(sampler, predict, fields.anchor)
+        mode = bank = Bank(sampler, predict, fields.anchor, context)
         if hop != 1 or context not in (None, bank.slots):
             raise ValueError(f"a bank of {bank.slots} frames and one new one, not of {context} and {hop}")
     else:
         context = fields.context if context is None else context
         predict = predictor(window_graph(context + hop, networks), context + hop)
         mode = Causal(sampler, predict, context, hop)
-    hint = networks.get("hint")
-    kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
-    return DenoiseStage(hint, predict, mode, noise, kept)
+    return predict, mode
 
 
 def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int) -> Noise:
