@@ -51,11 +51,14 @@ class Gear:
 OWN = Gear()  # the engine's own
 
 
+LEAST_DDIM = 4  # fewer, spread over the schedule, begin too far below pure noise
+
+
 def ladder(avatar: Avatar) -> tuple[Gear, ...]:
     """From the avatar's own gear to the cheapest that its graphs allow, each cheaper than the one before.
 
-    What shows least goes first: steps are halved down to one, past frames are left out, hands and face are painted again every
-    second frame, then not at all. `hop` is no rung of it: it buys frame rate with delay, which a budget has both of.
+    What shows least goes first: steps are halved, down to one or `LEAST_DDIM`, past frames are left out, hands and face are painted again every
+    second frame, then not at all. `hop` is no rung of it: it costs delay, and on a CPU two at once take about as long as two.
     """
     gears = [OWN]
 
@@ -63,7 +66,8 @@ def ladder(avatar: Avatar) -> tuple[Gear, ...]:
         gears.append(replace(gears[-1], **change))
 
     steps = len(avatar.denoise.timesteps)
-    while steps > 1:
+    least = LEAST_DDIM if avatar.denoise.sampler == "ddim" else 1
+    while steps // 2 >= least:
         steps //= 2
         then(steps=steps)
     if avatar.denoise.context and "body" in avatar.networks:

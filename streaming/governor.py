@@ -29,6 +29,7 @@ class Budget:
     fps: float  # pictures a second; fewer where fewer poses come
 
     def __str__(self) -> str:
+        """The budget in words."""
         return f"{milliseconds(self.delay_ns)}, {self.fps:g} pictures a second"
 
     def __post_init__(self) -> None:
