@@ -115,6 +115,16 @@ def serve(
     window: Window = None,
     overlap: Overlap = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    govern: Annotated[
+        bool | None,
+        typer.Option("--govern/--no-govern", help="Paint cheaper while delay or frame rate are over budget."),
+    ] = None,
+    delay_budget_ms: Annotated[
+        float | None, typer.Option(help="The governor's: milliseconds from pose to finished picture, 250 by default.")
+    ] = None,
+    fps_budget: Annotated[
+        float | None, typer.Option(help="The governor's: painted pictures a second; the avatar's by default.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")
     ] = None,
@@ -131,7 +141,7 @@ def serve(
     settings = load_settings(
         config, pose=pose, audio=audio, host=host, port=port, udp_port=udp_port, loop=loop, avatar=avatar, body=body,
         format=format, bone_map=bone_map, runtime=runtime, precision=precision, threads=threads, steps=steps, mode=mode,
-        window=window, overlap=overlap, seed=seed,
+        window=window, overlap=overlap, seed=seed, govern=govern, delay_budget_ms=delay_budget_ms, fps_budget=fps_budget,
     )  # fmt: skip
     set_up_logs(settings.log_format)
     show = open_show(settings)

@@ -330,6 +330,7 @@ class Bank:
     sampler: Sampler
     predict: Attend
     anchor: bool = False
+    size: int | None = None  # None: as many slots as there are
     _rings: list[dict[str, Array]] = field(default_factory=list, init=False, repr=False)  # one for each step
     _done: int = field(default=0, init=False)  # frames that have left
 
@@ -340,7 +341,8 @@ class Bank:
     @property
     def slots(self) -> int:
         """How many past frames are seen."""
-        return min((shape[-3] for shape in self.predict.bank.values()), default=0)
+        there = min((shape[-3] for shape in self.predict.bank.values()), default=0)
+        return there if self.size is None else min(there, self.size)
 
     @property
     def delay(self) -> int:

@@ -11,7 +11,8 @@ It puts an avatar's stages together and runs them one after the other; others ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from engine.body import Body, BodyModel
 from engine.condition import Condition
 from engine.denoise import Bank, Causal, Denoiser, Exact, Offline, Sampler
 from engine.errors import InputError
+from engine.gear import OWN, Gear
 from engine.given import Given
 from engine.network import Network
 from engine.noise import Noise
@@ -55,49 +57,57 @@ class LiveEngine:
         mode: Mode | None = None,
         window: int | None = None,
         overlap: int | None = None,
+        gears: Iterable[Gear] = (),
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """`networks` by the names in `avatar.networks`, `body_wN` for windows of N. None: as the avatar says. `clock` in ns.
 
         `mode` says how frames see each other: "causal" in windows of `context` past ones and `hop` new ones; "bank" by past
-        ones' keys and values, of as many as the graph was exported for; "exact" and "offline" by the published algorithm in
-        windows of `window` that share `overlap`, on a stream or on all frames when it ends. At their end both also ask
-        `networks` for the graphs of shorter windows.
+        ones' keys and values, of as many as the graph was exported for, or fewer; "exact" and "offline" by the published
+        algorithm in windows of `window` that share `overlap`, on a stream or on all frames when it ends. At their end both also
+        ask `networks` for the graphs of shorter windows.
 
         `again`: what of "hands" and "face" is painted a second time, where the avatar has networks for it.
+
+        `gears`: others than `OWN`, that frames may be painted in. Where the gear of the body changes between two
+        frames, the second is painted as the first of a stream. A bank's gear without past frames is the graph without a bank.
 
         InputError where a graph is missing, or was not exported for these windows.
         """
         self.avatar = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap)
         self.fps = avatar.fps
         self.person = avatar.person
+        self.gears = tuple(dict.fromkeys((OWN, *gears)))
         self.epoch = 0
         self._clock = clock
         self._index = 0
         where = str(avatar.folder)
         try:
             self.stages: tuple[Stage, ...] = tuple(
-                _stages(self.avatar, networks, context, hop, seed, body or load_body(avatar), again)
+                _stages(self.avatar, networks, context, hop, seed, body or load_body(avatar), again, self.gears)
             )
         except KeyError as error:
             raise InputError(where, "networks", f"a graph named {error.args[0]}", ", ".join(networks)) from None
         except ValueError as error:
             raise InputError(where, "networks", "graphs that fit the avatar", str(error)) from None
-        self._mode = next(stage.mode for stage in self.stages if isinstance(stage, DenoiseStage))
+        self._denoise = next(stage for stage in self.stages if isinstance(stage, DenoiseStage))
 
     @property
     def delay_frames(self) -> int | None:
-        """How many later frames a frame waits for, at most; None: for all of them."""
-        return self._mode.delay
+        """How many later frames a frame waits for, at most; None: for all of them. In the engine's own gear."""
+        return self._denoise.mode_of(OWN).delay
 
     @property
     def burst(self) -> int:
-        """How many frames may leave at once."""
-        return self._mode.burst or 1
+        """How many frames may leave at once, in any gear."""
+        return max(self._denoise.mode_of(gear).burst or 1 for gear in self.gears)
 
-    def feed(self, frame: PoseFrame) -> list[Picture]:
-        """Take the next pose; the pictures that are finished with it, in order of capture."""
-        work = Work(self._index, self.epoch, frame)
+    def feed(self, frame: PoseFrame, gear: Gear = OWN) -> list[Picture]:
+        """Take the next pose; the pictures that are finished with it, in order of capture.
+
+        ValueError for a gear whose `body` is none of the `gears`'.
+        """
+        work = Work(self._index, self.epoch, frame, gear)
         self._index += 1
         return [done.picture() for done in advance(self.stages, [work], self._clock)]
 
@@ -113,12 +123,13 @@ class LiveEngine:
             stage.reset()
 
     def warm_up(self) -> None:
-        """Paint one frame for nobody, before the stream, so that the first real one finds everything compiled."""
+        """Paint a frame in every gear for nobody, before the stream, so that the first real ones find everything compiled."""
         rest = PoseFrame(
             0, np.zeros(POSE_DIMS, np.float32), np.zeros(EXPRESSION_DIMS, np.float32), np.zeros(3, np.float32)
         )
-        advance(self.stages, [Work(0, self.epoch, rest)], self._clock)
-        flush(self.stages, self._clock)
+        for gear in self.gears:
+            advance(self.stages, [Work(0, self.epoch, rest, gear)], self._clock)
+            flush(self.stages, self._clock)
         for stage in self.stages:
             stage.reset()
 
@@ -150,15 +161,19 @@ def needed(
     mode: Mode | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    gears: Iterable[Gear] = (),
 ) -> tuple[str, ...]:
     """The graphs that a LiveEngine with these arguments calls, but for the shorter windows at a stream's end."""
-    fields = avatar.with_mode(mode).with_window(window, overlap).denoise
-    if fields.mode == "bank":
-        body = BANK_GRAPH
-    elif fields.mode == "causal":
-        body = window_graph((fields.context if context is None else context) + hop)
-    else:
-        body = window_graph(fields.window)
+    avatar = avatar.with_mode(mode).with_window(window, overlap)
+
+    def body(gear: Gear) -> str:
+        fields, own, new = _geared(avatar, context, hop, gear)
+        denoise = fields.denoise
+        if denoise.mode == "bank":
+            return BANK_GRAPH
+        if denoise.mode == "causal":
+            return window_graph((denoise.context if own is None else own) + new)
+        return window_graph(denoise.window)
 
     def called(name: str) -> bool:
         if name.startswith("body"):
@@ -167,7 +182,7 @@ def needed(
             return avatar.face.enabled and "face" in again
         return not name.startswith("hand") or (avatar.hands.enabled and "hands" in again)
 
-    return (*(name for name in avatar.networks if called(name)), body)
+    return (*(name for name in avatar.networks if called(name)), *dict.fromkeys(body(gear) for gear in (OWN, *gears)))
 
 
 def load_body(avatar: Avatar) -> Body:
@@ -183,6 +198,7 @@ def _stages(
     seed: int,
     body: Body,
     again: Container[str],
+    gears: Iterable[Gear],
 ) -> list[Stage]:
     decoder, given = networks["decoder"], Given(avatar, networks, seed)
     hands, face = avatar.hands.enabled and "hands" in again, avatar.face.enabled and "face" in again
@@ -190,7 +206,7 @@ def _stages(
     stages: list[Stage] = [
         BodyStage(body, Staging(avatar.root)),
         ConditionStage(condition, avatar.face.size if face else None, avatar.hands.size if hands else None),
-        _denoise_stage(avatar, networks, context, hop, given),
+        _denoise_stage(avatar, networks, context, hop, given, gears),
         DecodeStage(decoder, avatar.latent.scale, networks.get("hint")),
     ]
     if hands:
@@ -216,11 +232,36 @@ def _repaint_stage(
     return RepaintStage(name, networks.get("face_hint"), *graphs, sampler, noise, constants, scale)
 
 
+def _geared(avatar: Avatar, context: int | None, hop: int, gear: Gear) -> tuple[Avatar, int | None, int]:
+    """The avatar, its context and its hop in `gear`."""
+    alone = gear.context == 0 and avatar.denoise.mode == "bank"
+    avatar = avatar.with_steps(gear.steps).with_mode("causal" if alone else None)
+    return avatar, context if gear.context is None else gear.context, gear.hop or hop
+
+
 def _denoise_stage(
-    avatar: Avatar, networks: Mapping[str, Network], context: int | None, hop: int, given: Given
+    avatar: Avatar,
+    networks: Mapping[str, Network],
+    context: int | None,
+    hop: int,
+    given: Given,
+    gears: Iterable[Gear],
 ) -> DenoiseStage:
-    fields = avatar.denoise
-    noise = _noise(avatar.latent, fields, given.seed)
+    hint, noise = networks.get("hint"), _noise(avatar.latent, avatar.denoise, given.seed)
+    prepared: dict[Gear, tuple[Conditioned, Denoiser]] = {}
+    for gear in dict.fromkeys(gear.body for gear in gears):
+        try:
+            prepared[gear] = _denoiser(*_geared(avatar, context, hop, gear), networks, noise, given)
+        except ValueError as error:
+            raise error if gear == OWN else ValueError(f"{error} (gear: {gear})") from None
+    kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
+    return DenoiseStage(hint, *prepared[OWN], noise, kept, prepared)
+
+
+def _denoiser(
+    avatar: Avatar, context: int | None, hop: int, networks: Mapping[str, Network], noise: Noise, given: Given
+) -> tuple[Conditioned, Denoiser]:
+    fields, given = avatar.denoise, replace(given, avatar=avatar)
     sampler = _sampler(avatar.schedule, fields, noise)
 
     def predictor(frames: int, memory: Memory | None = None, graph: str | None = None) -> Predictor:
@@ -232,7 +273,7 @@ def _denoise_stage(
     predict: Conditioned
     if fields.mode == "bank":
         predict = attend = predictor(1, graph=BANK_GRAPH)
-        mode = bank = Bank(sampler, attend, fields.anchor)
+        mode = bank = Bank(sampler, attend, fields.anchor, context)
         if hop != 1 or context not in (None, bank.slots):
             raise ValueError(f"a bank of {bank.slots} frames and one new one, not of {context} and {hop}")
     elif fields.mode == "causal":
@@ -243,9 +284,7 @@ def _denoise_stage(
         reach = Plan(fields.window, fields.overlap, len(sampler.times)).reach if fields.mode == "exact" else None
         predict = WindowPredictor(predictor, fields.window, reach)
         mode = (Exact if fields.mode == "exact" else Offline)(sampler, predict, fields.window, fields.overlap)
-    hint = networks.get("hint")
-    kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
-    return DenoiseStage(hint, predict, mode, noise, kept)
+    return predict, mode
 
 
 def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int) -> Noise:

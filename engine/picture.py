@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from engine.gear import OWN, Gear
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -19,3 +21,5 @@ class Picture:
     stage_ns: dict[str, int] = field(
         default_factory=dict
     )  # time spent by stage: body, condition, denoise, decode, hands, face
+    gear: Gear = OWN  # that it was painted in
+    skipped: tuple[str, ...] = ()  # stages that left it out, as the gear says

@@ -54,6 +54,8 @@ class RepaintStage:
         self.mode = Causal(sampler, self.predictor, hop=self.count)
         self.noise = noise
         self.unseen = 0  # crops that were left as they were, since the stage was made
+        self._every = 1
+        self._position = 0  # frames since the stream's first, or since this `_every` began
         size = max(shape[1:])
         self._kept = np.empty((self.count, size, size, 3), np.uint8)
         self._alpha = feather(size)
@@ -61,6 +63,9 @@ class RepaintStage:
     def __call__(self, work: Work) -> list[Work]:
         crops = work.crops.pop(self.name, None)
         if crops is None or work.image is None:
+            return [work]
+        if not self._due(work.gear.every(self.name)):
+            work.skipped += (self.name,)
             return [work]
         redrawn = crops.masks > 127  # (n, s, s)
         seen = redrawn.mean((1, 2)) >= LEAST
@@ -80,7 +85,16 @@ class RepaintStage:
         return []
 
     def reset(self) -> int:
+        self._position = 0
         return 0
+
+    def _due(self, every: int) -> bool:
+        """Whether this frame is painted: of those that come here, the first and then one of `every`; none of 0."""
+        if every != self._every:
+            self._every, self._position = every, 0
+        position = self._position
+        self._position += 1
+        return every > 0 and position % every == 0
 
     def _paint(self, conditions: np.ndarray, redrawn: np.ndarray) -> np.ndarray:
         """Crops (n, s, s, 3) uint8, painted again where `redrawn` (n, s, s)."""

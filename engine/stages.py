@@ -16,6 +16,7 @@ from engine.body import Body
 from engine.condition import FACE, LEFT_HAND, RIGHT_HAND, Condition
 from engine.crop import soften, warp, warp_mask
 from engine.denoise import Denoiser
+from engine.gear import OWN, Gear
 from engine.network import Network
 from engine.noise import Noise
 from engine.pixels import from_network, to_network
@@ -98,20 +99,35 @@ def crops_of(picture: np.ndarray, marks: np.ndarray, transforms: np.ndarray, wan
 
 
 class DenoiseStage:
-    """Condition to clean latents: the hint graph once a frame, the diffusion graph as the mode says."""
+    """Condition to clean latents: the hint graph once a frame, the diffusion graph as the mode says.
+
+    Where a frame's gear differs from the last one's, what waits is finished as it was begun, and a new stream begins.
+    """
 
     name = "denoise"
 
     def __init__(
-        self, hint: Network | None, predictor: Conditioned, mode: Denoiser, noise: Noise, kept: tuple[str, ...] = ()
+        self,
+        hint: Network | None,
+        predictor: Conditioned,
+        mode: Denoiser,
+        noise: Noise,
+        kept: tuple[str, ...] = (),
+        others: Mapping[Gear, tuple[Conditioned, Denoiser]] | None = None,
     ) -> None:
-        """Without a `hint` graph the diffusion graph sees the condition. `kept`: hints that the decoder needs."""
+        """Without a `hint` graph the diffusion graph sees the condition. `kept`: hints that the decoder needs.
+
+        `others`: what paints in gears (`Gear.body`) other than `OWN`.
+        """
         self.hint, self.predictor, self.mode, self.noise, self.kept = hint, predictor, mode, noise, kept
+        self._prepared = {**(others or {}), OWN: (predictor, mode)}
+        self._gear = OWN
         self._held: deque[Work] = deque()
         self._position = 0  # frames since the stream's first
 
     def __call__(self, work: Work) -> list[Work]:
         assert work.condition is not None
+        before = self._shift(work.gear.body)
         hints = hints_of(self.hint, work.condition[None], self.predictor.network)
         self.predictor.remember(self._position, hints)
         if self.mode.delay is not None:  # a whole clip's would be gigabytes: its decoder asks again
@@ -120,7 +136,7 @@ class DenoiseStage:
         noise = self.noise.at(self._position)
         self._position += 1
         self._held.append(work)
-        return self._release(self.mode.push(noise))
+        return before + self._release(self.mode.push(noise))
 
     def flush(self) -> list[Work]:
         return self._release(self.mode.flush())
@@ -131,6 +147,24 @@ class DenoiseStage:
         self.mode.reset()
         self._position = 0
         return held_back
+
+    def mode_of(self, gear: Gear) -> Denoiser:
+        """What paints in this gear, one of those that are prepared."""
+        return self._prepared[gear.body][1]
+
+    def _shift(self, gear: Gear) -> list[Work]:
+        """From here on in `gear`: the frames that still waited in another one. ValueError where it is not prepared."""
+        if gear == self._gear:
+            return []
+        if gear not in self._prepared:
+            raise ValueError(
+                f"the engine was not made for the gear {gear}, only for {', '.join(map(str, self._prepared))}"
+            )
+        waiting = self.flush()
+        self._gear, (self.predictor, self.mode) = gear, self._prepared[gear]
+        self.mode.reset()
+        self._position = 0
+        return waiting
 
     def _release(self, finished: list[np.ndarray]) -> list[Work]:
         works = [self._held.popleft() for _ in finished]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.gear import OWN, Gear
 from engine.picture import Picture
 from engine.pose import PoseFrame
 
@@ -20,6 +21,7 @@ class Work:
     index: int  # count of frames since the epoch began
     epoch: int
     frame: PoseFrame
+    gear: Gear = OWN  # that it is to be painted in
     vertices: np.ndarray | None = None  # (V, 3) float32, metres
     joints: np.ndarray | None = None  # (55, 3) float32, metres
     condition: np.ndarray | None = None  # (h, w, 3) uint8
@@ -27,12 +29,14 @@ class Work:
     crops: dict[str, Crops] = field(default_factory=dict)  # what is painted again, by the stage's name
     image: np.ndarray | None = None  # (H, W, 3) uint8
     stage_ns: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()  # stages that left it out, as its gear says
 
     def picture(self) -> Picture:
         """The finished frame. ValueError while it is not."""
         if self.image is None or self.condition is None:
             raise ValueError(f"frame {self.index} has not been through all stages")
-        return Picture(self.index, self.epoch, self.frame.time_ns, self.image, self.condition, self.stage_ns)
+        made = self.image, self.condition, self.stage_ns, self.gear, self.skipped
+        return Picture(self.index, self.epoch, self.frame.time_ns, *made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from engine.avatar import Avatar, Mode
 from engine.body import Body
+from engine.gear import Gear
 from engine.given import READERS, Given
 from engine.live import AGAIN, LiveEngine, needed, window_graph
 from engine.network import Network
@@ -47,13 +48,14 @@ def open_live(
     mode: Mode | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    gears: Iterable[Gear] = (),
 ) -> LiveEngine:
     """A LiveEngine of `avatar` on graphs of its folder; the first five as export.runtime.load's, the others as LiveEngine's.
 
     InputError as theirs.
     """
-    avatar = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap)
-    names = needed(avatar, context, hop, again)
+    avatar, gears = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap), tuple(gears)
+    names = needed(avatar, context, hop, again, gears=gears)
     how = runtime, precision, threads, cache
     readers = load(avatar.folder, [name for name in names if name in READERS], *how)
     given = Given(avatar, readers, seed)
@@ -63,4 +65,6 @@ def open_live(
 
     loaded = {**readers, **others(*(name for name in names if name not in READERS))}
     graphs = Graphs(loaded, lambda name: others(name)[name])
-    return LiveEngine(avatar, graphs, context=context, hop=hop, seed=seed, body=body, again=again)
+    return LiveEngine(
+        avatar, graphs, context=context, hop=hop, seed=seed, body=body, again=again, gears=gears,
+    )  # fmt: skip

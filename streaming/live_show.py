@@ -16,9 +16,11 @@ import structlog
 
 from engine.avatar import Person
 from engine.errors import InputError
+from engine.gear import OWN, Gear
 from engine.picture import Picture
 from streaming.clock import NS, Clock, MonotonicClock
 from streaming.delay_line import DelayLine
+from streaming.governor import Governor
 from streaming.jitter import JitterBuffer
 from streaming.motion import Motion
 from streaming.pacer import Pacer, Shown
@@ -54,9 +56,13 @@ class LiveShow:
         source: str = "",
         sound: str = "",
         udp: tuple[str, int] | None = None,
+        governor: Governor | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`player`: what is shown while no live motion comes in; it starts when the engine is ready."""
+        """`player`: what is shown while no live motion comes in; it starts when the engine is ready.
+
+        `governor`: chooses the gear of each frame; its ladder is the engine's. Without one frames are in the engine's own.
+        """
         self.fps = fps
         self.trouble = ""  # why it cannot go on, in a line
         self._prepare = prepare
@@ -75,6 +81,9 @@ class LiveShow:
         self._udp_source: UdpSource | None = None
         self._task: asyncio.Task[None] | None = None
         self._newest: Picture | None = None
+        self._governor = governor
+        self._delays_ns: list[int] = []  # of pictures that arrived since the governor looked
+        self._skips: Counter[str] = Counter()
         self._play_ns: int | None = None  # the last tick that was asked for
 
     async def start(self) -> None:
@@ -117,6 +126,8 @@ class LiveShow:
             delay_ns=self._pacer.delay_ns,
             drops=self._drops(),
             stage_ns=dict(self._newest.stage_ns) if self._newest is not None else {},
+            skips=dict(self._skips),
+            governor=self._governor.status() if self._governor is not None else None,
             person=self._person,
             trouble=self.trouble,
         )
@@ -137,6 +148,10 @@ class LiveShow:
         pipeline.start()
         start_ns = self._clock.now_ns()
         log.info("on air", avatar=self._names[0], person=self._person, source=self._names[1])
+        if self._governor is not None:
+            log.info(
+                "governor on", ladder=[str(gear) for gear in self._governor.ladder], budget=str(self._governor.budget)
+            )
         if self._player is not None:
             self._player.start_ns = start_ns
         period_ns, due_ns = round(NS / self.fps), start_ns
@@ -153,12 +168,29 @@ class LiveShow:
 
     def _tick(self, pipeline: Pipeline, now_ns: int) -> None:
         frame = self._motion.frame(now_ns)
+        gear = self._govern(now_ns, submitted=int(frame is not None))
         if frame is not None:
-            pipeline.submit(frame)
+            pipeline.submit(frame, gear)
         if self._player is not None:
             for samples, capture_ns in self._player.speech(now_ns):
                 if not self._motion.from_live:
                     self._line.push(samples, capture_ns)
+
+    def _govern(self, now_ns: int, submitted: int) -> Gear:
+        """The gear of the frame of this tick. What the governor decides goes into the log."""
+        if self._governor is None:
+            return OWN
+        delays_ns, self._delays_ns = self._delays_ns, []
+        decision = self._governor.observe(now_ns, submitted, delays_ns)
+        if decision is not None:
+            log.info(
+                f"governor goes {decision.direction}",
+                rung=decision.to_rung,
+                from_rung=decision.from_rung,
+                gear=str(decision.gear),
+                reason=decision.reason,
+            )
+        return self._governor.gear
 
     def _hear(self, samples: np.ndarray, capture_ns: int) -> None:
         """Live speech, from the intake."""
@@ -171,6 +203,9 @@ class LiveShow:
 
     def _arrive(self, picture: Picture, now_ns: int) -> None:
         self._newest = picture
+        self._skips.update(picture.skipped)
+        if self._governor is not None:
+            self._delays_ns.append(now_ns - picture.capture_ns)
         self._pacer.push(picture, now_ns)
 
     def _fail(self, line: str) -> None:

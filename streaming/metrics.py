@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from streaming import provenance
 from streaming.clock import Clock, MonotonicClock
+from streaming.governor import GovernorStatus
 from streaming.pacer import Shown
 from streaming.show import Show, ShowStatus
 
@@ -120,6 +121,8 @@ class Meter:
             "pacer_delay_ms": round(status.delay_ns / 1e6, 1),
             "frames": {outcome: self._outcomes[outcome] for outcome in ("new", "starved", "waiting")},
             "drops": dict(Tally(status.drops) + self._drops),
+            "skips": status.skips,
+            "governor": governing(status.governor, now_ns),
             "stages_ms": {stage: round(spent_ns / 1e6, 2) for stage, spent_ns in status.stage_ns.items()},
             "viewers": viewers,
             "uptime_s": round(self.uptime_s(), 1),
@@ -140,6 +143,28 @@ class Meter:
         return {"p50": round(float(p50), 1), "p95": round(float(p95), 1), "p99": round(float(p99), 1)}
 
 
+def governing(governor: GovernorStatus | None, now_ns: int) -> dict[str, Any] | None:
+    """The governor as plain JSON, null where there is none."""
+    if governor is None:
+        return None
+    last = governor.last
+    return {
+        "rung": governor.rung,
+        "rungs": governor.rungs,
+        "gear": str(governor.gear),
+        "over_budget": governor.over,
+        "decisions": dict(governor.decisions),
+        "last": last
+        and {
+            "direction": last.direction,
+            "from": last.from_rung,
+            "to": last.to_rung,
+            "reason": last.reason,
+            "ago_s": round((now_ns - last.time_ns) / 1e9, 1),
+        },
+    }
+
+
 class _Collector(Collector):
     """Figures that others hold, asked for at each scrape."""
 
@@ -158,4 +183,16 @@ class _Collector(Collector):
         for reason, count in status.drops.items():
             dropped.add_metric([reason], count)
         yield dropped
+        skipped = CounterMetricFamily("liveanchor_skips", "Pictures that a stage left out by gear", labels=["stage"])
+        for stage, count in status.skips.items():
+            skipped.add_metric([stage], count)
+        yield skipped
+        if (governor := status.governor) is not None:
+            yield GaugeMetricFamily(
+                "liveanchor_governor_rung", "Of the ladder of gears, 0 the best", value=governor.rung
+            )
+            decided = CounterMetricFamily("liveanchor_governor_decisions", "Moves on the ladder", labels=["direction"])
+            for direction, count in governor.decisions.items():
+                decided.add_metric([direction], count)
+            yield decided
         yield InfoMetricFamily("liveanchor_build", "This build", value={"version": self._meter._version})

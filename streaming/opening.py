@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from engine.avatar import Avatar, bundled_avatar
 from engine.body import BodyModel
 from engine.clips import read_clip
 from engine.errors import InputError
+from engine.gear import Gear, ladder
 from engine.live import LiveEngine, context_and_hop
 from export.live import open_live
 from streaming.audio import read_audio
-from streaming.clock import Clock
+from streaming.clock import MS, Clock
+from streaming.governor import Budget, Governor
 from streaming.live_show import LiveShow
 from streaming.settings import Settings
 from streaming.sources.file import Player
@@ -34,8 +37,13 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
     clip = read_clip(pose, format=settings.format, bone_map=settings.bone_map)
     speech = read_audio(audio) if audio is not None else None
 
+    governor = None
+    if settings.govern:
+        budget = Budget(round(settings.delay_budget_ms * MS), settings.fps_budget or avatar.fps)
+        governor = Governor(budget, ladder(avatar.with_steps(settings.steps).with_mode(settings.mode)))
+
     def prepare() -> LiveEngine:
-        engine = open_engine(settings)
+        engine = open_engine(settings, governor.ladder if governor is not None else ())
         engine.warm_up()
         return engine
 
@@ -48,12 +56,13 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
         source=pose.name,
         sound=audio.name if audio is not None else "",
         udp=(settings.udp_host, settings.udp_port) if settings.udp_port is not None else None,
+        governor=governor,
         clock=clock,
     )
 
 
-def open_engine(settings: Settings) -> LiveEngine:
-    """The engine that `settings` ask for, its networks loaded. InputError where one of its files is wrong."""
+def open_engine(settings: Settings, gears: Iterable[Gear] = ()) -> LiveEngine:
+    """The engine that `settings` ask for, its networks loaded, with `gears` beside its own. InputError where one of its files is wrong."""
     folder = settings.avatar or bundled_avatar()
     avatar = Avatar.load(folder)
     body = None
@@ -63,6 +72,7 @@ def open_engine(settings: Settings) -> LiveEngine:
     return open_live(
         avatar, settings.runtime, settings.precision, settings.threads, steps=settings.steps, seed=settings.seed,
         context=context, hop=hop, body=body, mode=settings.mode, window=settings.window, overlap=settings.overlap,
+        gears=gears,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import structlog
 
+from engine.gear import OWN, Gear
 from engine.picture import Picture
 from engine.pose import PoseFrame
 from engine.work import Stage, Work, advance
@@ -90,10 +91,10 @@ class Pipeline:
         for worker in self._workers:
             worker.start()
 
-    def submit(self, frame: PoseFrame) -> None:
-        """Take the next pose. Never waits: where the engine is behind, the oldest frame that waits is dropped."""
+    def submit(self, frame: PoseFrame, gear: Gear = OWN) -> None:
+        """Take the next pose, to be painted in `gear`. Never waits: where the engine is behind, the oldest frame that waits is dropped."""
         with self._exit:
-            work = Work(self._index, self._epoch, frame)
+            work = Work(self._index, self._epoch, frame, gear)
             self._index += 1
             self._submitted += 1
         self._workers[0].door.put(work, work.epoch)

@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     window: int | None = Field(None, ge=1, le=63, description="frames of a window; the avatar's own by default")
     overlap: int | None = Field(None, ge=0, le=62, description="frames that two windows share")
     seed: int = Field(0, ge=0)
+    govern: bool = Field(
+        False, description="paint cheaper while the budget is exceeded; each decision is logged and shown"
+    )
+    delay_budget_ms: float = Field(
+        250.0, gt=0, le=10_000, description="from pose to finished picture, for the governor"
+    )
+    fps_budget: float | None = Field(
+        None, gt=0, le=240, description="painted pictures a second, for the governor; the avatar's by default"
+    )
     max_viewers: int = Field(8, ge=1, le=1000)
     picture_bitrate: int = Field(2_500_000, ge=100_000, le=20_000_000)
     condition_bitrate: int = Field(300_000, ge=50_000, le=5_000_000)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.avatar import Person
+from streaming.governor import GovernorStatus
 from streaming.pacer import Shown
 
 
@@ -22,6 +23,8 @@ class ShowStatus:
     delay_ns: int  # from a pose's capture to its picture's time on screen, as the pacer holds it
     drops: dict[str, int] = field(default_factory=dict)  # frames that never became a picture, by reason
     stage_ns: dict[str, int] = field(default_factory=dict)  # of the last picture, by stage
+    skips: dict[str, int] = field(default_factory=dict)  # pictures that a stage left out, as their gear says, by stage
+    governor: GovernorStatus | None = None  # None where there is none
     person: Person = "unknown"  # whom the pictures show
     trouble: str = ""  # why there is no show, in a line; empty while there is one
 

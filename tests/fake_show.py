@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from engine.picture import Picture
+from streaming.governor import GovernorStatus
 from streaming.pacer import Shown
 from streaming.show import ShowStatus
 
@@ -19,8 +20,9 @@ class FakeShow:
 
     fps = 25.0
 
-    def __init__(self, repeat_every: int = 0, live: bool = True) -> None:
+    def __init__(self, repeat_every: int = 0, live: bool = True, governor: GovernorStatus | None = None) -> None:
         self.live = live
+        self.governor = governor
         self.running = False
         self.taken = 0
         self._repeat_every = repeat_every
@@ -59,6 +61,7 @@ class FakeShow:
             delay_ns=DELAY_NS,
             drops={"denoise queue": 2},
             stage_ns=self._last.stage_ns if self._last else {},
+            governor=self.governor,
             person="synthetic",
         )
 

@@ -12,6 +12,8 @@ from chromium import Page, browser, find_chromium
 from fake_show import CORNER, FakeShow
 
 from engine.avatar import bundled_avatar
+from engine.gear import Gear
+from streaming.governor import GovernorStatus
 from streaming.provenance import statement
 from streaming.server import build_app, serve
 from streaming.settings import Settings
@@ -120,6 +122,20 @@ def test_the_page_plays_the_show(codec: str) -> None:
             assert not [line for line in page.console if "exception" in line], page.console
 
     asyncio.run(scenario())
+
+
+def test_the_page_shows_the_gear_where_it_is_governed() -> None:
+    text = "document.getElementById('gear').hidden ? '' : document.getElementById('gear').textContent"
+    governed = GovernorStatus(1, 3, Gear(face_every=2), {"down": 1, "up": 0}, None)
+
+    async def scenario(show: FakeShow) -> str:
+        async with serving(show) as url, browser(str(CHROMIUM)) as page:
+            await page.open(url)
+            await page.until("document.getElementById('work').textContent !== '–'", 60)
+            return str(await page.value(text))
+
+    assert asyncio.run(scenario(FakeShow(governor=governed))) == "gear 2 of 3: face in one frame of 2"
+    assert asyncio.run(scenario(FakeShow())) == ""
 
 
 def test_the_page_says_whom_it_shows_wherever_it_shows_it() -> None:

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from fakes import FakeEngine, FakeStage, fake_engine, pose_frame
 
+from engine.gear import OWN, Gear
 from engine.picture import Picture
 from streaming.pipeline import GROUPS, Pipeline
 from streaming.queues import OVERTAKEN
@@ -143,6 +144,19 @@ def test_indices_begin_anew_and_stages_are_reset_with_an_epoch() -> None:
         2,
         2,
     ]  # as the first frame of epochs 1 and 2 came
+    assert pipeline.stop()
+
+
+def test_each_frame_keeps_the_gear_that_it_was_submitted_in() -> None:
+    out: list[Gear] = []
+    pipeline = Pipeline(fake_engine(), lambda p: out.append(p.gear))
+    pipeline.start()
+    gears = [OWN, Gear(face_every=2), Gear(steps=1), OWN]
+    for i, gear in enumerate(gears):
+        pipeline.submit(FRAME, gear)
+        assert wait(lambda i=i: len(out) == i + 1)
+    pipeline.submit(FRAME)
+    assert wait(lambda: len(out) == 5) and out == [*gears, OWN]
     assert pipeline.stop()
 
 

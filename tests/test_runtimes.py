@@ -15,6 +15,7 @@ from fakes import pose_frame
 
 from engine.avatar import Avatar, Mode
 from engine.errors import InputError
+from engine.gear import Gear, ladder
 from engine.given import READERS, Given
 from engine.live import needed
 from engine.networks import folder as stored
@@ -152,6 +153,23 @@ def test_the_live_engine_paints_the_same_pictures_again(exported: Path, context:
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a.image, b.image)
     assert set(first[0].stage_ns) == {"body", "condition", "denoise", "decode", "hands", "face"}
+
+
+@pytest.mark.parametrize(("name", "steps"), [*((name, 1) for name in RUNTIMES), ("auto", 8)])
+def test_every_gear_of_the_ladder_is_painted_by_graphs_that_are_loaded(exported: Path, name: str, steps: int) -> None:
+    """With what never changes computed beforehand: with one step the time and the noise as well."""
+    avatar = Avatar.load(exported).with_mode("bank")
+    avatar = replace(avatar, denoise=replace(avatar.denoise, context=1))
+    gears = ladder(avatar.with_steps(steps))
+    assert len(gears) == (6 if steps == 1 else 7) and gears[-1] == Gear(4 if steps == 8 else None, None, 0, 0, 0)
+    engine = open_live(avatar, name, "f32", threads=2, steps=steps, gears=gears)
+    engine.warm_up()
+    painted = [p for i, gear in enumerate(gears) for p in engine.feed(pose_frame(i * 40_000_000, i), gear)]
+    assert [p.gear for p in painted] == list(gears) and painted[-1].skipped == ("hands", "face")
+    plain = open_live(avatar, name, "f32", threads=2, steps=gears[-1].steps, context=0, again=(), mode="causal")
+    for i, picture in enumerate(painted):
+        (bare,) = plain.feed(pose_frame(i * 40_000_000, i))
+        assert np.array_equal(picture.image, bare.image) == (len(picture.skipped) == 2)  # the body alone
 
 
 @pytest.mark.parametrize("way", [w for w in installed() if w[1] == "f32"])

@@ -73,6 +73,7 @@ def test_statistics_as_json_and_as_events() -> None:
             }
             assert stats["fps"]["target"] == 25 and stats["fps"]["painted"] < stats["fps"]["shown"] <= 26
             assert stats["frames"]["new"] > 3 * stats["frames"]["starved"] > 0
+            assert stats["governor"] is None and stats["skips"] == {}
             assert stats["drops"]["denoise queue"] == 2 and stats["stages_ms"]["denoise"] == 12
             async with client.get(f"{url}/stats/stream") as response:
                 assert response.headers["Content-Type"] == "text/event-stream"
@@ -109,6 +110,7 @@ def test_metrics() -> None:
     assert value["liveanchor_engine_drops_total", ("reason", "denoise queue")] == 2
     assert value["liveanchor_keyframes_total", ("view", "picture")] >= 1
     assert value["liveanchor_viewers",] == 1
+    assert not any("governor" in name for name in families)  # it is off
     assert all(name.startswith("liveanchor_") for name in families)
 
 

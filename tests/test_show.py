@@ -11,20 +11,24 @@ from itertools import pairwise
 import aiohttp
 import numpy as np
 import pytest
+import structlog
 from aiohttp.test_utils import TestServer
 from fakes import FakeEngine, FakeStage, pose_frame
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
+from engine.gear import OWN, Gear
 from engine.pose import PoseClip
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.work import Work
 from streaming.clock import MS, NS
+from streaming.governor import Budget, Governor, Hysteresis
 from streaming.jitter import JitterBuffer
 from streaming.live_show import STEP_NS, LiveShow, towards
 from streaming.messages import SAMPLE_RATE, PoseMessage, SpeechMessage
 from streaming.motion import AWAY_NS, Motion
+from streaming.opening import open_show
 from streaming.server import build_app
 from streaming.settings import Settings
 from streaming.sources.file import Player
@@ -146,6 +150,83 @@ async def test_it_stops_while_the_engine_still_loads() -> None:
     assert not loaded.is_set()  # it did not wait for the engine
     go_on.set()
     await make_show().stop()  # never started
+
+
+@dataclass
+class Geared(FakeStage):
+    """Takes long in the engine's own gear, where `laden`; in every other it leaves the frame out."""
+
+    laden: bool = True
+
+    def __call__(self, work: Work) -> list[Work]:
+        if work.gear == OWN:
+            time.sleep(0.15 * self.laden)
+        else:
+            work.skipped += (self.name,)
+        return super().__call__(work)
+
+
+async def test_the_governor_goes_down_where_it_is_too_much_and_up_again_and_nothing_of_it_is_silent() -> None:
+    rules = Hysteresis(window_ns=NS // 2, down_after_ns=NS // 5, dwell_ns=NS // 2, up_after_ns=NS // 2, hold_ns=3 * NS)
+    stage = Geared("denoise")
+    governor = Governor(Budget(10 * NS, 20.0), (OWN, Gear(face_every=0)), rules)
+    show = LiveShow(
+        lambda: FakeEngine([FakeStage("condition"), stage]),
+        25.0,
+        player=flash_and_beep(loop=True),
+        governor=governor,
+    )
+    server = TestServer(build_app(show, Settings()))
+    with structlog.testing.capture_logs() as logs:
+        await server.start_server()
+        async with aiohttp.ClientSession() as client:
+            for _ in range(200):
+                await asyncio.sleep(0.05)
+                async with client.get(server.make_url("/stats")) as response:
+                    stats = await response.json()
+                if stats["skips"]:
+                    break
+            async with client.get(server.make_url("/metrics")) as response:
+                metrics = await response.text()
+        stage.laden = False
+        for _ in range(400):
+            await asyncio.sleep(0.05)
+            if (status := show.status().governor) is not None and status.rung == 0:
+                break
+        await server.close()
+    governed = stats["governor"]
+    assert (governed["rung"], governed["rungs"], governed["gear"]) == (1, 2, "no face")
+    assert governed["decisions"] == {"down": 1, "up": 0}
+    assert (governed["last"]["direction"], governed["last"]["from"], governed["last"]["to"]) == ("down", 0, 1)
+    assert "too few pictures" in governed["last"]["reason"] and governed["last"]["ago_s"] >= 0
+    down, up = (entry for entry in logs if entry["event"].startswith("governor goes"))
+    assert (down["rung"], down["gear"], down["reason"]) == (1, "no face", governed["last"]["reason"])
+    assert (up["rung"], up["from_rung"], up["gear"]) == (0, 1, "own") and "clearly inside" in up["reason"]
+    assert stats["skips"]["denoise"] > 0 and 'liveanchor_skips_total{stage="denoise"}' in metrics
+    assert "liveanchor_governor_rung 1.0" in metrics
+    assert 'liveanchor_governor_decisions_total{direction="down"} 1.0' in metrics
+    assert 'liveanchor_governor_decisions_total{direction="up"} 0.0' in metrics
+
+
+async def test_without_a_governor_everything_is_in_the_engines_own_gear() -> None:
+    show = LiveShow(
+        lambda: FakeEngine([FakeStage("condition"), Geared("denoise")]), 25.0, player=flash_and_beep(loop=True)
+    )
+    await show.start()
+    for _ in range(200):
+        await asyncio.sleep(0.02)
+        if len(show.status().stage_ns):
+            break
+    status = show.status()
+    await show.stop()
+    assert status.stage_ns and status.governor is None and status.skips == {}
+
+
+def test_a_show_is_governed_where_it_is_asked_for_and_only_there() -> None:
+    assert open_show(Settings()).status().governor is None
+    show = open_show(Settings(govern=True, delay_budget_ms=120, fps_budget=20))
+    status = show.status().governor
+    assert status is not None and (status.rung, status.gear, status.over) == (0, OWN, "") and status.rungs > 2
 
 
 # -- sources

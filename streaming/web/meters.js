@@ -18,6 +18,7 @@ export class Meters {
   server(snapshot) {
     this.#server = snapshot;
     if (snapshot) return;
+    this.#$("gear").hidden = true;
     this.#drops = [];
     for (const id of ["work", "drops"]) this.#$(id).textContent = "–";
     for (const id of ["rate-more", "work-more", "drops-more"]) this.#$(id).textContent = "\u00a0";
@@ -98,6 +99,10 @@ export class Meters {
     const stages = Object.entries(snapshot.stages_ms).sort((a, b) => b[1] - a[1]);
     $("work").textContent = stages.length ? Math.round(stages.reduce((sum, [, ms]) => sum + ms, 0)) : "–";
     $("work-more").textContent = stages.slice(0, 3).map(([name, ms]) => `${name} ${Math.round(ms)}`).join(" · ") || "\u00a0";
+    const governor = snapshot.governor;
+    $("gear").hidden = !governor;
+    if (governor) $("gear").textContent = `gear ${governor.rung + 1} of ${governor.rungs}: ${governor.gear}`;
+    if (governor?.last) $("gear").title = governor.last.reason;
     const totals = { ...snapshot.drops, "repeated": snapshot.frames.starved };
     if (this.#before) totals["lost on the way"] = this.#before.packetsLost;
     if (this.#before) totals["in the browser"] = this.#before.framesDropped;

@@ -40,7 +40,9 @@ class WindowsStage(BodyStage):
         super().__init__("windows", config, train, held_out, before, batch, criterion, on_latents=0.0, device=device)
         # What comes before attention needs no gradients; what comes after it would not, but torch 2.13 crashes in the backward of
         # convolutions on channels last memory whose weights need none.
-        for part in (self.modules["image_encoder"], self.body.hint, self.body.controlnet, self.body.unet.down_blocks):
+        earlier = self.modules["image_encoder"], self.body.hint, self.body.controlnet, self.body.unet.down_blocks
+        for part in earlier:
+            assert part is not None
             part.requires_grad_(False)
         self.then = Drawer(train, self.then.latents, batch, last=0.85, windows=0.8)
 
