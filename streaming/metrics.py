@@ -120,6 +120,7 @@ class Meter:
             "pacer_delay_ms": round(status.delay_ns / 1e6, 1),
             "frames": {outcome: self._outcomes[outcome] for outcome in ("new", "starved", "waiting")},
             "drops": dict(Tally(status.drops) + self._drops),
+            "swaps": status.swaps,
             "stages_ms": {stage: round(spent_ns / 1e6, 2) for stage, spent_ns in status.stage_ns.items()},
             "viewers": viewers,
             "uptime_s": round(self.uptime_s(), 1),
@@ -158,4 +159,8 @@ class _Collector(Collector):
         for reason, count in status.drops.items():
             dropped.add_metric([reason], count)
         yield dropped
+        swaps = CounterMetricFamily("liveanchor_swaps", "Avatars replaced, or not", labels=["outcome"])
+        for outcome, count in status.swaps.items():
+            swaps.add_metric([outcome], count)
+        yield swaps
         yield InfoMetricFamily("liveanchor_build", "This build", value={"version": self._meter._version})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from engine.errors import InputError
 from engine.live import LiveEngine
 from export.live import open_live
 from streaming.audio import read_audio
+from streaming.cast import Cast
 from streaming.clock import Clock
 from streaming.live_show import LiveShow
 from streaming.settings import Settings
@@ -22,7 +24,7 @@ from streaming.sources.file import Player
 def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
     """The show that `settings` ask for. InputError at once where a file is wrong; the networks load later."""
     folder = settings.avatar or bundled_avatar()
-    avatar = Avatar.load(folder)
+    cast = open_cast(settings, folder)
     if settings.body is not None:
         BodyModel.load(settings.body)  # says at once what is wrong with it
     pose, audio = settings.pose, settings.audio
@@ -32,22 +34,30 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
     clip = read_clip(pose, format=settings.format, bone_map=settings.bone_map)
     speech = read_audio(audio) if audio is not None else None
 
-    def prepare() -> LiveEngine:
-        engine = open_engine(settings)
-        engine.warm_up()
-        return engine
-
     return LiveShow(
-        prepare,
-        avatar.fps,
+        cast.prepare,
+        cast.fps,
         player=Player(clip, speech, loop=settings.loop),
-        avatar=avatar.name,
-        person=avatar.person,
+        avatar=cast.avatar,
+        person=cast.person,
         source=pose.name,
         sound=audio.name if audio is not None else "",
         udp=(settings.udp_host, settings.udp_port) if settings.udp_port is not None else None,
         clock=clock,
+        another=partial(open_cast, settings),
     )
+
+
+def open_cast(settings: Settings, folder: Path) -> Cast:
+    """The avatar in `folder`, to be run as `settings` ask. InputError where its `avatar.toml` is wrong."""
+    avatar = Avatar.load(folder)
+
+    def prepare() -> LiveEngine:
+        engine = open_engine(settings.model_copy(update={"avatar": folder}))
+        engine.warm_up()
+        return engine
+
+    return Cast(prepare, avatar.fps, avatar.name, avatar.person)
 
 
 def open_engine(settings: Settings) -> LiveEngine:

@@ -15,14 +15,15 @@ from streaming.pacer import Shown
 class ShowStatus:
     """A snapshot for people and metrics. Counters grow from the start of the show."""
 
-    avatar: str
+    avatar: str  # whose picture was shown last
     source: str  # where poses come from, in words
     sound: str  # where sound comes from, in words; empty where there is none
     live: bool  # poses are coming in
     delay_ns: int  # from a pose's capture to its picture's time on screen, as the pacer holds it
     drops: dict[str, int] = field(default_factory=dict)  # frames that never became a picture, by reason
     stage_ns: dict[str, int] = field(default_factory=dict)  # of the last picture, by stage
-    person: Person = "unknown"  # whom the pictures show
+    person: Person = "unknown"  # whom the last picture shows
+    swaps: dict[str, int] = field(default_factory=dict)  # of the avatar, by outcome
     trouble: str = ""  # why there is no show, in a line; empty while there is one
 
 
