@@ -1,11 +1,13 @@
 """A pipeline whose engine can be replaced while it runs: the old one paints every frame until the new one takes over.
 
-relay = Relay(engine, on_picture)
-relay.start()
-relay.submit(pose_frame)
-relay.swap(another)        # warmed up; the next frame is its first
-...
-relay.stop()
+    relay = Relay(engine, on_picture)
+    relay.start()
+    relay.submit(pose_frame)
+    relay.swap(another)        # warmed up; the next frame is its first
+    ...
+    relay.stop()
+
+Both run side by side for as long as the old one's last frames take. `streaming.succession` has the order.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class Relay:
         """Have `engine` paint the next frame and all after it. Frames that the old one has begun leave before them.
 
         Returns epoch and index of the next frame, as its picture will bear them, unless an epoch begins before it.
-        RuntimeError while the last swap goes on: there are never three engines at work.
+        RuntimeError while the last swap goes on.
         """
         if self.swapping:
             raise RuntimeError("a swap is going on")
