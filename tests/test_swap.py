@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -167,51 +167,76 @@ def test_no_frame_is_lost_at_any_moment_of_a_swap(seed: int) -> None:
     assert not any(thread.name.startswith("liveanchor-") for thread in threading.enumerate())
 
 
+@dataclass
+class Gated(Painter):
+    """Lets a frame through when the gate is open."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    waiting: int = 0
+
+    def __call__(self, work: Work) -> list[Work]:
+        self.waiting += 1
+        assert self.gate.wait(30)
+        return super().__call__(work)
+
+
 @pytest.mark.parametrize("burst", [1, 3, 4])
 def test_frames_that_wait_at_doors_or_are_held_back_are_finished(burst: int) -> None:
     """All doors full at the moment of the swap: not one of the frames that wait is pushed out or forgotten."""
-    go_on, out = threading.Event(), []
-
-    class Stuck(Painter):
-        def __call__(self, work: Work) -> list[Work]:
-            go_on.wait(30)
-            return super().__call__(work)
-
-    old = painter(1)
-    old.stages[1] = Stuck("denoise", 0, burst, colour=1)
-    relay = Relay(old, out.append)
+    out: list[Picture] = []
+    body, denoise = Gated("body", colour=1), Gated("denoise", 0, burst, colour=1)
+    relay = Relay(FakeEngine([body, denoise, FakeStage("decode")]), out.append)
     relay.start()
-    count = (
-        max(2, burst) + 2
-    )  # one in the stage, the door full, one in the body's thread that finds no room or at its door
+    body.gate.set()
+    count = 1 + max(2, burst)  # one in the stage, and the door before it is full
     for i in range(count):
         relay.submit(at(i))
-        assert wait(lambda i=i: len(old.stages[0].seen) == min(i + 1, count))
-    relay.submit(at(count))
-    relay.swap(painter(2))
-    for i in range(count + 1, count + 4):
+        assert wait(lambda i=i: len(body.seen) == i + 1 and denoise.waiting == 1)
+    body.gate.clear()
+    for i in range(count, count + 2):  # one in the body's stage, one at its door
         relay.submit(at(i))
-        assert wait(lambda i=i: relay.held == i - count)
+        assert wait(lambda: body.waiting == count + 1)
+    relay.swap(painter(2))
+    for i in range(3):
+        relay.submit(at(count + 2 + i))
+        assert wait(lambda i=i: relay.held == i + 1)
+    body.gate.set()
+    time.sleep(0.02)  # for the body to find the next door full
     assert out == []
-    dropped = sum(relay.drops().values())  # before the swap the newest wins, as ever
-    go_on.set()
+    denoise.gate.set()
     assert relay.wait(10) and settled(relay)
-    assert sum(relay.drops().values()) == dropped <= 2
-    assert len(out) == count + 4 - dropped
-    assert colours(out) == [1] * (count + 1 - dropped) + [2] * 3
-    assert [p.index for p in out] == sorted(p.index for p in out)
+    assert relay.drops() == {}
+    assert [picture.index for picture in out] == list(range(count + 5))
+    assert colours(out) == [1] * (count + 2) + [2] * 3
+    assert relay.stop()
+
+
+def test_a_reset_lets_what_waits_in_the_old_engine_die_at_once() -> None:
+    out: list[Picture] = []
+    denoise = Gated("denoise", colour=1)
+    relay = Relay(FakeEngine([FakeStage("body"), denoise]), out.append)
+    relay.start()
+    for i in range(3):
+        relay.submit(at(i))
+        assert wait(lambda i=i: relay.submitted == i + 1 and denoise.waiting == 1)
+        time.sleep(0.005)
+    relay.swap(painter(2))
+    relay.submit(at(3))
+    assert wait(lambda: relay.held == 1)
+    assert relay.reset() == 1
+    assert relay.held == 0
+    denoise.gate.set()
+    relay.submit(at(4))
+    assert relay.wait(10) and settled(relay)
+    assert denoise.seen == [(0, 0)]  # the others were not painted for nobody
+    assert [(p.epoch, p.index) for p in out] == [(1, 0)] and colours(out) == [2]
     assert relay.stop()
 
 
 def test_an_engine_that_hangs_is_cut_off_and_what_it_still_paints_does_not_leave() -> None:
-    go_on, out = threading.Event(), []
-
-    class Stuck(Painter):
-        def __call__(self, work: Work) -> list[Work]:
-            go_on.wait(30)
-            return super().__call__(work)
-
-    relay = Relay(FakeEngine([FakeStage("body"), Stuck("denoise", colour=1)]), out.append)
+    out: list[Picture] = []
+    stuck = Gated("denoise", colour=1)
+    relay = Relay(FakeEngine([FakeStage("body"), stuck]), out.append)
     relay.start()
     relay.submit(at(0))
     relay.swap(painter(2))
@@ -224,7 +249,7 @@ def test_an_engine_that_hangs_is_cut_off_and_what_it_still_paints_does_not_leave
     assert colours(out) == [2] and not relay.swapping
     relay.submit(at(2))
     assert wait(lambda: len(out) == 2)
-    go_on.set()
+    stuck.gate.set()
     assert settled(relay)
     assert colours(out) == [2, 2] and relay.drops() == {f"swap: {CUT_OFF}": 1}
     assert relay.stop()
