@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import structlog
-from fakes import FakeEngine, FakeStage, pose_frame
+from fakes import FakeEngine, FakeNetwork, FakeStage, pose_frame
 from hypothesis import given
 from hypothesis import strategies as st
 from test_live import an_avatar, networks
 from test_pipeline import wait
 
-from engine.live import LiveEngine, load_body
+from engine.live import LiveEngine
 from engine.picture import Picture
 from engine.pose import PoseFrame
 from engine.work import Work
@@ -339,10 +339,9 @@ def test_a_viewer_who_raises_loses_one_picture() -> None:
 @pytest.mark.parametrize("hop", [1, 2])
 def test_two_avatars_each_paint_their_frames_to_the_last(hop: int) -> None:
     """What comes out is what each engine alone would have painted of its frames, a held-back one included."""
-    body = load_body(an_avatar())
 
-    def engine(seed: int, hop: int) -> LiveEngine:
-        return LiveEngine(an_avatar(), networks(1 + hop), context=1, hop=hop, seed=seed, body=body)
+    def engine(seed: int, hop: int, table: dict[str, FakeNetwork] | None = None) -> LiveEngine:
+        return LiveEngine(an_avatar(), table or networks(1 + hop), context=1, hop=hop, seed=seed)
 
     frames = [pose_frame(i * 40_000_000, i) for i in range(9)]
 
@@ -354,7 +353,7 @@ def test_two_avatars_each_paint_their_frames_to_the_last(hop: int) -> None:
     assert not np.array_equal(wanted[5], alone(engine(1, hop), frames[5:])[0])  # the two differ
     out: list[Picture] = []
     table = networks(1 + hop)
-    relay = Relay(LiveEngine(an_avatar(), table, context=1, hop=hop, seed=1, body=body), out.append)
+    relay = Relay(engine(1, hop, table), out.append)
     relay.start()
     for i, frame in enumerate(frames):
         if i == 5:

@@ -106,16 +106,18 @@ async def test_seek_in_the_middle_of_speech() -> None:
     await watched.watch(show, lambda: watched.count(1) > 20 and watched.sounds[-1][1:] == (-5000, -5000))
     for epoch, place, sign in ((1, 8.0, 1), (2, 0.5, -1)):
         await watched.watch(show, lambda: show._pacer._queue)  # a picture waits for its time
-        delay_ns, before, said = show.status().delay_ns, len(watched.pictures), len(watched.sounds)
+        before, said, left = len(watched.pictures), len(watched.sounds), watched.pictures[-1].image[0, 0, 0] / 10
         show.seek(place)
-        await watched.watch(show, lambda n=before: len(watched.pictures) > n + 12)
+        spoken = (sign * 5000, sign * 5000)
+        await watched.watch(
+            show, lambda n=before, s=spoken: len(watched.pictures) > n + 9 and watched.sounds[-1][1:] == s
+        )
         new = watched.pictures[before:]
         assert {picture.epoch for picture in new} == {epoch}  # none of before, not even the next one
         places = [int(picture.image[0, 0, 0]) / 10 for picture in new]
-        assert places == sorted(places) and place <= places[0] < place + 0.5 < places[-1] + 0.4
+        assert places == sorted(places) and places[0] >= place and (sign > 0 or places[0] < left)
         heard = [sign * level for _, *levels in watched.sounds[said + 1 :] for level in levels]
-        assert min(heard) >= 0 and max(heard) == 5000  # of before no more than what fades out at once
-        assert abs(show.status().delay_ns - delay_ns) < TICK_NS
+        assert min(heard) >= 0  # of before no more than what fades out at once
     assert all(a.capture_ns < b.capture_ns for a, b in pairwise(watched.pictures))
     await show.stop()
 
