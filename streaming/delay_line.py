@@ -120,6 +120,12 @@ class DelayLine:
             done += now
         return np.clip(np.rint(out), -32768, 32767).astype(np.int16)
 
+    def clear(self) -> None:
+        """What is held is not heard any more; what plays fades out."""
+        if self._playing is not None:
+            self._leave()
+        self._segments.clear()
+
     @property
     def silent(self) -> bool:
         """Whether nothing is heard now and in the next tenth of a second: the time for the delay to jump."""

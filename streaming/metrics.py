@@ -123,6 +123,7 @@ class Meter:
             "drops": dict(Tally(status.drops) + self._drops),
             "skips": status.skips,
             "governor": governing(status.governor, now_ns),
+            "swaps": status.swaps,
             "stages_ms": {stage: round(spent_ns / 1e6, 2) for stage, spent_ns in status.stage_ns.items()},
             "viewers": viewers,
             "uptime_s": round(self.uptime_s(), 1),
@@ -195,4 +196,8 @@ class _Collector(Collector):
             for direction, count in governor.decisions.items():
                 decided.add_metric([direction], count)
             yield decided
+        swaps = CounterMetricFamily("liveanchor_swaps", "Avatars replaced, or not", labels=["outcome"])
+        for outcome, count in status.swaps.items():
+            swaps.add_metric([outcome], count)
+        yield swaps
         yield InfoMetricFamily("liveanchor_build", "This build", value={"version": self._meter._version})

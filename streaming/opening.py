@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from engine.gear import Gear, ladder
 from engine.live import LiveEngine, context_and_hop
 from export.live import open_live
 from streaming.audio import read_audio
+from streaming.cast import Cast
 from streaming.clock import MS, Clock
 from streaming.governor import Budget, Governor
 from streaming.live_show import LiveShow
@@ -27,7 +29,9 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
     if settings.mode == "offline":
         raise InputError("settings", "mode", "exact, causal or bank: live", "offline", "liveanchor render has it")
     folder = settings.avatar or bundled_avatar()
-    avatar = Avatar.load(folder)
+    governor = _governor(settings, Avatar.load(folder))
+    gears = governor.ladder if governor is not None else ()
+    cast = open_cast(settings, gears, folder)
     if settings.body is not None:
         BodyModel.load(settings.body)  # says at once what is wrong with it
     pose, audio = settings.pose, settings.audio
@@ -37,28 +41,38 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
     clip = read_clip(pose, format=settings.format, bone_map=settings.bone_map)
     speech = read_audio(audio) if audio is not None else None
 
-    governor = None
-    if settings.govern:
-        budget = Budget(round(settings.delay_budget_ms * MS), settings.fps_budget or avatar.fps)
-        governor = Governor(budget, ladder(avatar.with_steps(settings.steps).with_mode(settings.mode)))
-
-    def prepare() -> LiveEngine:
-        engine = open_engine(settings, governor.ladder if governor is not None else ())
-        engine.warm_up()
-        return engine
-
     return LiveShow(
-        prepare,
-        avatar.fps,
+        cast.prepare,
+        cast.fps,
         player=Player(clip, speech, loop=settings.loop),
-        avatar=avatar.name,
-        person=avatar.person,
+        avatar=cast.avatar,
+        person=cast.person,
         source=pose.name,
         sound=audio.name if audio is not None else "",
         udp=(settings.udp_host, settings.udp_port) if settings.udp_port is not None else None,
         governor=governor,
         clock=clock,
+        another=partial(open_cast, settings, gears),
     )
+
+
+def _governor(settings: Settings, avatar: Avatar) -> Governor | None:
+    if not settings.govern:
+        return None
+    budget = Budget(round(settings.delay_budget_ms * MS), settings.fps_budget or avatar.fps)
+    return Governor(budget, ladder(avatar.with_steps(settings.steps).with_mode(settings.mode)))
+
+
+def open_cast(settings: Settings, gears: Iterable[Gear], folder: Path) -> Cast:
+    """The avatar in `folder`, to be run as `settings` ask, in these gears. InputError where its `avatar.toml` is wrong."""
+    avatar = Avatar.load(folder)
+
+    def prepare() -> LiveEngine:
+        engine = open_engine(settings.model_copy(update={"avatar": folder}), gears)
+        engine.warm_up()
+        return engine
+
+    return Cast(prepare, avatar.fps, avatar.name, avatar.person)
 
 
 def open_engine(settings: Settings, gears: Iterable[Gear] = ()) -> LiveEngine:

@@ -80,10 +80,12 @@ class Pacer:
         return self._wish
 
     def reset(self, epoch: int) -> None:
-        """Begin `epoch`: what waits is dropped, and pictures of older epochs that still come are refused."""
+        """Begin `epoch`: what waits is dropped, and pictures of older epochs that still come are refused.
+
+        What was measured stays: the engine is the same, and one picture alone would make the delay jump.
+        """
         self.counters.stale += len(self._queue)
         self._queue.clear()
-        self._times.clear()
         self.epoch = epoch
 
     def push(self, picture: Picture, now_ns: int) -> None:

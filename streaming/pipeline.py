@@ -8,7 +8,7 @@ what they do.
     pipeline.start()
     pipeline.submit(pose_frame)
     ...
-    pipeline.stop()
+    pipeline.stop()            # or, to lose no frame: pipeline.drain(on_end)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import structlog
 from engine.gear import OWN, Gear
 from engine.picture import Picture
 from engine.pose import PoseFrame
-from engine.work import Stage, Work, advance
+from engine.work import Stage, Work, advance, flush
 from streaming.queues import CLOSED, STALE, Door
 
 # A thread each. Networks that run side by side only slow each other: bench/NOTES.md has the figures.
@@ -61,13 +61,17 @@ class Pipeline:
         on_picture: Callable[[Picture], None],
         groups: Sequence[Sequence[str]] = GROUPS,
         clock: Callable[[], int] = time.perf_counter_ns,
+        begin: tuple[int, int] = (0, 0),
     ) -> None:
-        """`groups`: names of stages that share a thread, in order; names that the engine does not have are left out."""
+        """`groups`: names of stages that share a thread, in order; names that the engine does not have are left out.
+
+        `begin`: epoch and index of the first frame, where this pipeline takes over from another.
+        """
         self._on_picture = on_picture
         self._clock = clock
         self._exit = threading.RLock()  # held while a picture leaves, so that no reset comes in between
-        self._epoch = 0
-        self._index = 0
+        self._epoch, self._index = begin
+        self._on_end: Callable[[], None] = lambda: None
         self._submitted = self._finished = 0
         self._drops: Counter[tuple[str, str]] = Counter()
         self._restarts: Counter[str] = Counter()
@@ -85,6 +89,12 @@ class Pipeline:
     def epoch(self) -> int:
         """Grows with every reset."""
         return self._epoch
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch and index of the next frame."""
+        with self._exit:
+            return self._epoch, self._index
 
     def start(self) -> None:
         """Start the threads."""
@@ -108,6 +118,16 @@ class Pipeline:
         for worker in self._workers:
             worker.door.begin(epoch)
         return epoch
+
+    def drain(self, on_end: Callable[[], None]) -> None:
+        """Take no more poses. Every frame that is under way or held back becomes a picture, then the threads end.
+
+        Nothing is overtaken any more. The last thread calls `on_end` after the last picture, unless `stop` is called first.
+        """
+        self._on_end = on_end
+        for worker in self._workers[1:]:
+            worker.door.keep()
+        self._workers[0].door.end()
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Close the doors and wait for the threads, at most `timeout` seconds in all; whether all have ended."""
@@ -187,26 +207,50 @@ class _Worker:
         self.door = door
         self.thread = threading.Thread(target=self._run, name=f"liveanchor-{self.name}", daemon=True)
         self._pipeline, self._stages, self._following = pipeline, stages, following
-        self._epoch = 0
+        self._epoch = pipeline.epoch
 
     def start(self) -> None:
         self.thread.start()
 
     def _run(self) -> None:
         while (work := self.door.take()) is not None:
+            self._renew(work.epoch)
+            self._paint(self._stages, work)
+        if self.door.closed:
+            self._reset(CLOSED)
+        else:
+            self._end()
+
+    def _paint(self, stages: Sequence[Stage], work: Work) -> None:
+        try:
+            works = advance(stages, [work], self._pipeline._clock)
+        except Exception:  # whatever a stage raises, the show goes on
+            self._pipeline._crashed(self.name, work)
+            self._reset(CRASHED)
+            return
+        for done in works:
+            if self._following is None:
+                self._pipeline._leave(done)
+            else:
+                self._following.put(done, done.epoch)
+
+    def _end(self) -> None:
+        """After the last frame: what stages hold back goes on its way, then the next thread ends."""
+        self._renew(self._pipeline.epoch)
+        for i, stage in enumerate(self._stages):
             try:
-                self._renew(work.epoch)
-                works = advance(self._stages, [work], self._pipeline._clock)
-            except Exception:  # whatever a stage raises, the show goes on
-                self._pipeline._crashed(self.name, work)
-                self._reset(CRASHED)
+                held_back = flush([stage], self._pipeline._clock)
+            except Exception:  # the other stages' frames are still to be painted
+                _log.exception("stage cannot be flushed", stage=stage.name)
                 continue
-            for done in works:
-                if self._following is None:
-                    self._pipeline._leave(done)
-                else:
-                    self._following.put(done, done.epoch)
-        self._reset(CLOSED)
+            for work in held_back:
+                self._paint(self._stages[i + 1 :], work)
+        self._reset(CRASHED)  # a stage that could not be flushed still has its frames
+        self._stages = ()  # an engine is large: it does not wait for the garbage collector
+        if self._following is None:
+            self._pipeline._on_end()
+        else:
+            self._following.end()
 
     def _renew(self, epoch: int) -> None:
         if epoch != self._epoch:

@@ -46,6 +46,10 @@ class NewestWins(Generic[T]):
         self._items.append(item)
         return True
 
+    def has_room(self, epoch: int) -> bool:
+        """Whether an item of `epoch` would push out no other."""
+        return epoch != self.epoch or len(self._items) < self.capacity
+
     def take(self) -> T | None:
         """The oldest item that is left, None where there is none."""
         return self._items.popleft() if self._items else None
@@ -63,17 +67,19 @@ class NewestWins(Generic[T]):
 
 
 class Door(Generic[T]):
-    """A NewestWins between threads: `put` never waits, `take` waits for an item."""
+    """A NewestWins between two threads: `put` never waits unless told to, `take` waits for an item."""
 
     def __init__(self, capacity: int = 1) -> None:
         self._queue: NewestWins[T] = NewestWins(capacity)
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._ending = self._keeping = False
 
     def put(self, item: T, epoch: int) -> bool:
         """Add an item of `epoch`; False where it is dropped at once: an older epoch, or the door is closed."""
         with self._changed:
-            if self._closed:
+            if self._keeping:
+                self._changed.wait_for(lambda: self._closed or self._queue.has_room(epoch))
+            if self._closed or self._ending:
                 self._queue.drops[CLOSED] += 1
                 return False
             if not self._queue.put(item, epoch):
@@ -82,15 +88,28 @@ class Door(Generic[T]):
             return True
 
     def take(self, timeout: float | None = None) -> T | None:
-        """The oldest item that is left; None after `timeout` seconds, or once the door is closed."""
+        """The oldest item that is left; None after `timeout` seconds, once the door is closed, or after the last."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._queue) > 0, timeout)
+            self._changed.wait_for(lambda: self._closed or self._ending or len(self._queue) > 0, timeout)
+            self._changed.notify_all()  # somebody may wait for room
             return None if self._closed else self._queue.take()
 
     def begin(self, epoch: int) -> None:
         """From here on `epoch`: whatever waits of an older one dies."""
         with self._changed:
             self._queue.begin(epoch)
+            self._changed.notify_all()
+
+    def keep(self) -> None:
+        """From here on nothing is pushed out: `put` waits for room."""
+        with self._changed:
+            self._keeping = True
+
+    def end(self) -> None:
+        """No more will come: whoever takes gets what is left, and then None."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Nobody passes any more; whoever waits is let go."""

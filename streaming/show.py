@@ -16,7 +16,7 @@ from streaming.pacer import Shown
 class ShowStatus:
     """A snapshot for people and metrics. Counters grow from the start of the show."""
 
-    avatar: str
+    avatar: str  # whose picture was shown last
     source: str  # where poses come from, in words
     sound: str  # where sound comes from, in words; empty where there is none
     live: bool  # poses are coming in
@@ -25,7 +25,8 @@ class ShowStatus:
     stage_ns: dict[str, int] = field(default_factory=dict)  # of the last picture, by stage
     skips: dict[str, int] = field(default_factory=dict)  # pictures that a stage left out, as their gear says, by stage
     governor: GovernorStatus | None = None  # None where there is none
-    person: Person = "unknown"  # whom the pictures show
+    person: Person = "unknown"  # whom the last picture shows
+    swaps: dict[str, int] = field(default_factory=dict)  # of the avatar, by outcome
     trouble: str = ""  # why there is no show, in a line; empty while there is one
 
 

@@ -165,3 +165,20 @@ def test_whatever_the_source_does_there_is_no_click_and_no_error(events: list[tu
     assert np.abs(np.diff(heard)).max() <= largest_step(hertz)
     assert len(line._segments) <= 32
     assert len(line._ring) == 2 * SAMPLE_RATE and len(line._tail) <= 240
+
+
+def test_what_is_cleared_fades_out_and_is_not_heard_again() -> None:
+    line, out = DelayLine(), []
+    delay = 100 * MS
+    for k in range(100):
+        if k == 50:
+            line.clear()
+            assert line.silent
+        line.push(np.full(PULL, LEVEL if k < 50 else -LEVEL, np.int16), k * PULL_NS)
+        out.append(line.pull(PULL, k * PULL_NS, delay)[:, 0].astype(int))
+    heard = np.concatenate(out)
+    cleared, lag = 50 * PULL, delay * SAMPLE_RATE // NS
+    assert heard[cleared - 1] == LEVEL and heard[cleared + 240 :].max() == 0
+    assert not heard[cleared + 240 : cleared + lag].any()
+    assert heard[cleared + lag + 240] == -LEVEL  # the new speech, as late as ever
+    assert np.abs(np.diff(heard[cleared - PULL :])).max() <= LEVEL / 240 + 2

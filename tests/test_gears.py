@@ -127,7 +127,7 @@ def test_the_graphs_of_every_gear_are_loaded() -> None:
     avatar = geared_avatar("bank", networks=dict.fromkeys(("hint", "body", "body_w2", "body_bank", "decoder"), ""))
     assert needed(avatar, gears=[Gear(steps=1)]) == ("hint", "decoder", "body_bank")
     assert needed(avatar, gears=[Gear(context=0)]) == ("hint", "decoder", "body_bank", "body")
-    assert needed(avatar, gears=[Gear(context=0, hop=2)]) == ("hint", "body_w2", "body_bank", "decoder")
+    assert needed(avatar, gears=[Gear(context=0, hop=2)]) == ("hint", "decoder", "body_bank", "body_w2")
 
 
 def test_the_ladder_of_an_avatar_ends_with_the_body_alone() -> None:

@@ -140,3 +140,14 @@ def test_whatever_comes_pictures_go_forward_and_every_one_is_accounted_for(
     assert ticks == counters["shown"] + counters["starved"] + counters["waiting"]
     gone = sum(counters[reason] for reason in ("shown", "skipped", "disordered", "stale", "overflow"))
     assert pushed == gone + len(pacer._queue)
+
+
+def test_an_epoch_does_not_make_the_delay_jump() -> None:
+    """The first picture of a seek may be quick: what is known of the engine is not forgotten over it."""
+    pacer = Pacer()
+    run(pacer, [55 * MS] * 100)
+    pacer.reset(1)
+    pacer.push(picture(0, 100 * TICK, 1), 100 * TICK + 20 * MS)
+    shown = pacer.take(100 * TICK + 30 * MS, silent=True)
+    assert shown is not None and (shown.picture.epoch, shown.repeat) == (0, "waiting")
+    assert pacer.delay_ns == 65 * MS and pacer.counters.steps == 0

@@ -38,9 +38,9 @@ def digital_source_type(packet: str) -> str:
 def encoded(codec: str, mark: bytes, keyframes: set[int]) -> list[Encoded]:
     """Ten noisy pictures, of which some are asked to be keyframes."""
     rng = np.random.default_rng(3)
-    encoder = VideoEncoder(codec, 64, 64, 25.0, 1_000_000, mark)  # type: ignore[arg-type]
+    encoder = VideoEncoder(codec, 64, 64, 25.0, 1_000_000)  # type: ignore[arg-type]
     pictures = (rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(10))
-    made = [encoder.encode(picture, 3600 * i, i in keyframes) for i, picture in enumerate(pictures)]
+    made = [encoder.encode(picture, 3600 * i, i in keyframes, mark) for i, picture in enumerate(pictures)]
     return [packet for packet in made if packet is not None]
 
 

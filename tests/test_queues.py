@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.queues import OVERTAKEN, STALE, Door, NewestWins
+from streaming.queues import CLOSED, OVERTAKEN, STALE, Door, NewestWins
 
 _actions = st.lists(
     st.one_of(
@@ -107,3 +107,39 @@ def test_a_closed_door_lets_waiters_go_and_nobody_in() -> None:
     assert door.closed
     assert not door.put(1, 0)
     assert door.take() is None
+
+
+def test_a_door_that_keeps_waits_for_room_and_ends_after_the_last() -> None:
+    door: Door[int] = Door(2)
+    got: list[int] = []
+
+    def writer() -> None:
+        for i in range(200):
+            door.put(i, 0)
+        door.end()
+
+    door.keep()
+    thread = threading.Thread(target=writer)
+    thread.start()
+    while (item := door.take(5)) is not None:
+        got.append(item)
+    thread.join(5)
+    assert got == list(range(200)) and not door.closed
+    assert not door.put(200, 0)
+    assert door.drops() == {CLOSED: 1}
+
+
+@pytest.mark.parametrize("leave", ["close", "begin"])
+def test_whoever_waits_for_room_is_let_go(leave: str) -> None:
+    door: Door[int] = Door()
+    door.keep()
+    door.put(0, 0)
+    thread = threading.Thread(target=lambda: door.put(1, 0))
+    thread.start()
+    if leave == "close":
+        door.close()
+    else:
+        door.begin(1)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert sum(door.drops().values()) == 2 and door.take(0) is None

@@ -7,12 +7,14 @@ the files.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from engine.clips import read_clip
+from engine.errors import InputError
 from engine.pose import PoseClip, PoseFrame
 from engine.resample import interpolate
 from streaming.audio import read_audio
@@ -45,6 +47,19 @@ class Player:
         self._last_ns = round((len(clip) - 1) * NS / clip.fps)  # of the clip's last sample
         self._seam_ns = self._seam() if loop else 0
         self._spoken = (0, 0)  # round and sample that come next
+
+    def seek(self, seconds: float, now_ns: int) -> None:
+        """Be `seconds` into the round at `now_ns`; speech from before that place is not given any more.
+
+        InputError where the round is shorter.
+        """
+        into_ns = round(seconds * NS) if math.isfinite(seconds) else -1
+        if not 0 <= into_ns < self.period_ns:
+            expected = f"0 to {self.period_ns / NS:.2f} seconds"
+            raise InputError(self.clip.source, "position", expected, f"{seconds:g}")
+        self.start_ns = now_ns - into_ns
+        first = -(-into_ns * SAMPLE_RATE // (NS * self.chunk)) * self.chunk
+        self._spoken = (0, first) if first < len(self.voice) else (1, 0)
 
     def ended(self, now_ns: int) -> bool:
         """Whether it is over: never in a loop."""

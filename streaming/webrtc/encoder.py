@@ -48,9 +48,8 @@ class VideoEncoder:
     Not thread-safe: one caller at a time.
     """
 
-    def __init__(self, codec: VideoCodec, width: int, height: int, fps: float, bitrate: int, mark: bytes = b"") -> None:
-        """`mark`: a NAL unit that H.264 carries before each keyframe's picture; VP8 has no place for such a thing."""
-        self._mark = mark if codec == "h264" else b""
+    def __init__(self, codec: VideoCodec, width: int, height: int, fps: float, bitrate: int) -> None:
+        self._has_marks = codec == "h264"  # VP8 has no place for such a thing
         self._context = _open(codec, width, height, fps, bitrate)
         self._scaler = VideoReformatter()
         self._size = (width, height)
@@ -58,8 +57,11 @@ class VideoEncoder:
         self._colours = Colorspace.ITU709 if codec == "h264" else Colorspace.ITU601
         self._count = 0
 
-    def encode(self, image: np.ndarray, pts: int, keyframe: bool = False) -> Encoded | None:
-        """Encode `image` (H, W, 3) uint8 RGB, C-contiguous. None where the rate control skipped the picture."""
+    def encode(self, image: np.ndarray, pts: int, keyframe: bool = False, mark: bytes = b"") -> Encoded | None:
+        """Encode `image` (H, W, 3) uint8 RGB, C-contiguous. None where the rate control skipped the picture.
+
+        `mark`: a NAL unit that H.264 carries before the picture where it is a keyframe.
+        """
         frame = av.VideoFrame.from_numpy_buffer(image, format="rgb24")
         width, height = self._size
         scaled = self._scaler.reformat(
@@ -73,7 +75,8 @@ class VideoEncoder:
         if not packets:
             return None
         data, is_keyframe = b"".join(map(bytes, packets)), any(packet.is_keyframe for packet in packets)
-        return Encoded(h264.before_picture(data, self._mark) if is_keyframe else data, pts, is_keyframe)
+        marked = is_keyframe and self._has_marks
+        return Encoded(h264.before_picture(data, mark) if marked else data, pts, is_keyframe)
 
 
 class SoundEncoder:

@@ -90,6 +90,7 @@ class Outgoing:
     image: np.ndarray  # (H, W, 3) uint8 RGB
     play_ns: int  # when it is shown: its RTP time
     capture_ns: int | None = None  # of its pose; None for a repeat, which has no delay to speak of
+    mark: bytes = b""  # what H.264 says about it, see `VideoEncoder.encode`
 
 
 class VideoFeed:
@@ -113,6 +114,7 @@ class VideoFeed:
         self._task: asyncio.Task[None] | None = None
         self._keyframe_wanted = False
         self._keyframe_ns: int | None = None
+        self._mark = b""  # of the last keyframe
 
     @property
     def watched(self) -> bool:
@@ -144,10 +146,11 @@ class VideoFeed:
         loop = asyncio.get_running_loop()
         while self._newest is not None and self._tracks:
             shown, self._newest = self._newest, None
-            keyframe = self._keyframe_due(shown.play_ns)
+            # Another mark is another person: the viewers are told with that person's first picture.
+            keyframe = self._keyframe_due(shown.play_ns) or shown.mark != self._mark
             pts = rtp_time(shown.play_ns, VIDEO_CLOCK)
             try:
-                encoded = await loop.run_in_executor(self._executor, self._encode, shown.image, pts, keyframe)
+                encoded = await loop.run_in_executor(self._executor, self._encode, shown, pts, keyframe)
             except av.FFmpegError as error:  # a broken encoder is replaced; the viewers stay
                 log.error("video encoder failed, starting another", error=str(error))
                 self._on_drop("encoder failed")
@@ -159,6 +162,7 @@ class VideoFeed:
                 continue
             if encoded.keyframe:
                 self._keyframe_ns, self._keyframe_wanted = shown.play_ns, False
+                self._mark = shown.mark
             for track in tuple(self._tracks):
                 track.put(encoded)
             self._on_sent(shown, encoded.keyframe)
@@ -166,10 +170,10 @@ class VideoFeed:
             self._encoder = None
             self._newest = None
 
-    def _encode(self, image: np.ndarray, pts: int, keyframe: bool) -> Encoded | None:
+    def _encode(self, shown: Outgoing, pts: int, keyframe: bool) -> Encoded | None:
         if self._encoder is None:
             self._encoder = self._new_encoder()
-        return self._encoder.encode(image, pts, keyframe)
+        return self._encoder.encode(shown.image, pts, keyframe, shown.mark)
 
     def _keyframe_due(self, now_ns: int) -> bool:
         return self._keyframe_wanted and (self._keyframe_ns is None or now_ns - self._keyframe_ns >= KEYFRAME_GAP_NS)

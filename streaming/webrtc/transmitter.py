@@ -59,7 +59,7 @@ class Transmitter:
 
     @property
     def person(self) -> Person:
-        """Whom the pictures show."""
+        """Whom the picture on show shows."""
         return self._show.status().person
 
     def video(self, view: View, codec: VideoCodec) -> PacketTrack:
@@ -103,8 +103,12 @@ class Transmitter:
         self._meter.on_shown(shown, play_ns)
         for (view, _), feed in self._video.items():
             if feed.watched:
-                image = picture.image if view == "picture" else picture.condition
-                feed.push(Outgoing(image, play_ns, None if shown.repeat else picture.capture_ns))
+                capture_ns = None if shown.repeat else picture.capture_ns
+                if view == "picture":
+                    mark = provenance.user_data(self.person)
+                    feed.push(Outgoing(picture.image, play_ns, capture_ns, mark))
+                else:  # the mesh is no picture of anybody
+                    feed.push(Outgoing(picture.condition, play_ns, capture_ns))
         return shown
 
     async def tick_sound(self, play_ns: int) -> None:
@@ -145,8 +149,6 @@ class Transmitter:
             (rates.picture_size, rates.picture) if view == "picture" else (rates.condition_size, rates.condition)
         )
 
-        mark = provenance.user_data(self.person) if view == "picture" else b""  # the mesh is no picture of anybody
-
         def on_sent(sent: Outgoing, keyframe: bool) -> None:
             if keyframe:
                 self._meter.on_keyframe(view)
@@ -154,7 +156,7 @@ class Transmitter:
                 self._meter.on_sent(sent.capture_ns, self._clock.now_ns())
 
         return VideoFeed(
-            lambda: VideoEncoder(codec, size, size, fps, bitrate, mark),
+            lambda: VideoEncoder(codec, size, size, fps, bitrate),
             self._executor,
             on_sent=on_sent,
             on_drop=self._meter.on_drop,
