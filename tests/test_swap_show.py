@@ -285,10 +285,10 @@ def test_avatars_are_opened_as_the_settings_ask(tmp_path: Path) -> None:
     cast = open_cast(Settings(), (), bundled_avatar())
     assert (cast.avatar, cast.fps, cast.person) == (avatar.name, avatar.fps, avatar.person)
     with pytest.raises(InputError, match=r"nobody.*avatar\.toml"):
-        open_cast(Settings(), tmp_path / "nobody")
+        open_cast(Settings(), (), tmp_path / "nobody")
     (tmp_path / "avatar.toml").write_bytes((bundled_avatar() / "avatar.toml").read_bytes())
     with pytest.raises(InputError):  # its graphs are not there; the settings' own avatar is not taken in their place
-        open_cast(Settings(avatar=bundled_avatar()), tmp_path).prepare()
+        open_cast(Settings(avatar=bundled_avatar()), (), tmp_path).prepare()
 
 
 # -- viewers
