@@ -56,6 +56,7 @@ class DenoiseFields:
     overlap: int = 4
     normalisation: Literal["frame", "window"] = "frame"  # over what the networks' statistics pool
     noise: Literal["shared", "per-frame"] = "shared"
+    smoothing: float = 0.0  # how far the predictions of neighbours in a window agree; 0 as published
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,12 @@ def _again_conditions(
     yield from _denoise_conditions(f"{at}.denoise", fields.denoise, a.schedule)
     alone = fields.denoise.mode == "causal" and fields.denoise.context == 0
     yield f"{at}.denoise.mode", "causal without context: crops see no other frames", alone, fields.denoise.mode
+    yield (
+        f"{at}.denoise.smoothing",
+        "0: crops see no other frames",
+        fields.denoise.smoothing == 0,
+        fields.denoise.smoothing,
+    )
 
 
 def _latent_conditions(at: str, latent: LatentFields, picture: int) -> Iterator[tuple[str, str, bool, object]]:
@@ -348,6 +355,7 @@ def _denoise_conditions(
     yield f"{at}.context", "0 to 256", 0 <= denoise.context <= 256, denoise.context
     room = denoise.mode != "bank" or denoise.context > denoise.anchor
     yield f"{at}.context", f"more than {int(denoise.anchor)}, as {at}.mode is bank", room, denoise.context
+    yield f"{at}.smoothing", "0 to 1", 0 <= denoise.smoothing <= 1, denoise.smoothing
     yield f"{at}.mode", "exact, causal or bank", denoise.mode != "offline", denoise.mode
     yield f"{at}.window", "1 to 256", 1 <= denoise.window <= 256, denoise.window
     yield (

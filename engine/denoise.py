@@ -59,6 +59,20 @@ class Sampler:
     rule: Literal["ddim", "lcm", "tcd"] = "ddim"
     guidance: float = 1.0
     noise: Noise | None = None  # what LCM re-noises with, by frame and step
+    smoothing: float = 0.0  # how far neighbours of a window agree, see `agreed`
+
+    def agreed(self, prediction: Array) -> Array:
+        """The predictions (B, n, ...) of a window, each drawn towards its neighbours' there by half of `smoothing` a side.
+
+        What stands still then stands stiller. A frame alone, and a window of a network that needs none, is left as it is.
+        """
+        if self.smoothing == 0.0 or prediction.shape[1] == 1:
+            return prediction
+        change = (0.5 * self.smoothing) * (prediction[:, 1:] - prediction[:, :-1])
+        said = copy(prediction)
+        said[:, 1:] -= change
+        said[:, :-1] += change
+        return said
 
     def guided(self, prediction: Array) -> Array:
         """(B, n, ...) to (n, ...): classifier-free guidance where there are two branches."""
@@ -97,7 +111,7 @@ def offline(latents: Array, predict: Predict, sampler: Sampler, plan: Iterable[r
         total: Array = None
         for window in plan:
             span = slice(window.start, window.stop)
-            prediction = predict(latents[span], window, index)
+            prediction = sampler.agreed(predict(latents[span], window, index))
             if total is None:
                 total = zeros_like(latents, (len(prediction), *latents.shape))
             total[:, span] += prediction
@@ -192,7 +206,7 @@ class Exact:
 
     def _evaluate(self, run: Run) -> list[Array]:
         slots = [frame % self.reach for frame in run.window]
-        prediction = self.predict(self._latents[slots], run.window, run.step)
+        prediction = self.sampler.agreed(self.predict(self._latents[slots], run.window, run.step))
         if self._total is None:
             self._total = zeros_like(prediction, (len(prediction), *self._latents.shape))
         self._total[:, slots] += prediction
@@ -308,7 +322,8 @@ class Causal:
             ring[index, context:] = latents
             if self._done == 0 and context:
                 ring[index, :context] = latents[:1]
-            prediction = self.sampler.guided(self.predict(ring[index], frames, index)[:, context:])
+            said = self.sampler.agreed(self.predict(ring[index], frames, index))
+            prediction = self.sampler.guided(said[:, context:])
             latents = self.sampler.step(latents, prediction, frames[context:], index)
         if context:  # the context moves on: the last `context` of what was there
             for index in range(len(ring)):
@@ -332,6 +347,7 @@ class Bank:
     anchor: bool = False
     size: int | None = None  # None: as many slots as there are
     _rings: list[dict[str, Array]] = field(default_factory=list, init=False, repr=False)  # one for each step
+    _said: list[Array] = field(default_factory=list, init=False, repr=False)  # (B, 2, C, h, w) for each: the last two
     _done: int = field(default=0, init=False)  # frames that have left
 
     def __post_init__(self) -> None:
@@ -368,9 +384,20 @@ class Bank:
             prediction, new = self.predict.attend(latents, frame, index, ring, min(frame, slots))
             for name, array in new.items():
                 ring[name][:, :, :, slot] = array
+            if self.sampler.smoothing:
+                prediction = self._agreed(prediction, index)
             latents = self.sampler.step(latents, self.sampler.guided(prediction), range(frame, frame + 1), index)
         self._done += 1
         return [latents[0]]
+
+    def _agreed(self, prediction: Array, index: int) -> Array:
+        """The frame's prediction (B, 1, C, h, w), drawn towards what was said of the one before: a window of two."""
+        if len(self._said) == index:
+            self._said.append(zeros_like(prediction, (len(prediction), 2, *prediction.shape[2:])))
+        said = self._said[index]
+        said[:, 0] = said[:, 1]
+        said[:, 1:] = prediction
+        return self.sampler.agreed(said)[:, 1:] if self._done else prediction
 
     def flush(self) -> list[Array]:
         return []

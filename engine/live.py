@@ -293,4 +293,4 @@ def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int) -> Noise:
 
 def _sampler(schedule: Schedule, denoise: DenoiseFields, noise: Noise) -> Sampler:
     times = listed(denoise.timesteps)
-    return Sampler(schedule, times, denoise.prediction, denoise.sampler, denoise.guidance, noise)
+    return Sampler(schedule, times, denoise.prediction, denoise.sampler, denoise.guidance, noise, denoise.smoothing)

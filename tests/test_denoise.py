@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ def toy(condition: np.ndarray, branches: int = 1) -> Predict:
     return predict
 
 
-def sampler(steps: int, guidance: float = 1.0) -> Sampler:
-    return Sampler(Schedule(), spaced(Schedule(), steps), "epsilon", guidance=guidance)
+def sampler(steps: int, guidance: float = 1.0, smoothing: float = 0.0) -> Sampler:
+    return Sampler(Schedule(), spaced(Schedule(), steps), "epsilon", guidance=guidance, smoothing=smoothing)
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(16, 4), (8, 2), (8, 4), (4, 1)])
@@ -131,11 +132,53 @@ def exactly(
     return np.stack(out + [np.asarray(latents).copy() for latents in live.flush()])
 
 
+def test_predictions_of_a_window_agree_with_their_neighbours() -> None:
+    said = np.random.default_rng(2).standard_normal((2, 5, *SHAPE)).astype(np.float32)
+    assert sampler(1).agreed(said) is said
+    whole = sampler(1, smoothing=0.3).agreed(said)
+    np.testing.assert_allclose(whole[:, 2], 0.7 * said[:, 2] + 0.15 * (said[:, 1] + said[:, 3]), atol=1e-6)
+    np.testing.assert_allclose(whole[:, 4], 0.85 * said[:, 4] + 0.15 * said[:, 3], atol=1e-6)
+    np.testing.assert_allclose(whole.sum(1), said.sum(1), atol=1e-5)  # nothing is added
+    still = np.repeat(said[:, :1], 5, axis=1)
+    assert np.array_equal(sampler(1, smoothing=0.3).agreed(still), still)
+    assert np.array_equal(sampler(1, smoothing=0.3).agreed(said[:, :1]), said[:, :1])
+
+
+def test_live_modes_agree_with_the_frame_before() -> None:
+    """A causal window of two, and a bank, draw a new frame towards the last one's own prediction; streams begin alone."""
+    frames, noise, condition = 6, Noise(SHAPE, 5, "per-frame"), conditions(6)
+    alone = toy(condition)
+
+    def apart(latents: np.ndarray, seen: range, step: int) -> np.ndarray:
+        """Frames that do not see each other, so that all that they share is the agreement."""
+        return np.concatenate([alone(latents[i : i + 1], range(f, f + 1), step) for i, f in enumerate(seen)], axis=1)
+
+    class Apart(NoBank):
+        def attend(self, latents: np.ndarray, frame: int, step: int, bank: Any, filled: int) -> Any:
+            return apart(latents, range(frame, frame + 1), step), self.new
+
+    how = sampler(1, smoothing=0.4)
+    raw = [apart(noise.at(i)[None], range(i, i + 1), 0)[0, 0] for i in range(frames)]
+    wanted = [raw[0], *(0.8 * b + 0.2 * a for a, b in pairwise(raw))]
+    for mode in (Causal(how, apart, 1, 1), Bank(how, Apart())):
+        for _ in range(2):
+            out = [mode.push(noise.at(i))[0].copy() for i in range(frames)]
+            for i, latents in enumerate(out):
+                stepped = how.step(noise.at(i)[None], wanted[i][None], range(i, i + 1), 0)[0]
+                np.testing.assert_allclose(latents, stepped, atol=1e-5)
+            mode.reset()
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 4), st.sampled_from([1, 2]), st.data())
-def test_exact_is_offline_bit_for_bit(size: int, frames: int, steps: int, branches: int, data: st.DataObject) -> None:
+@given(
+    st.integers(1, 12), st.integers(1, 40), st.integers(1, 4), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.2]),
+    st.data(),
+)  # fmt: skip
+def test_exact_is_offline_bit_for_bit(
+    size: int, frames: int, steps: int, branches: int, smoothing: float, data: st.DataObject
+) -> None:
     overlap = data.draw(st.integers(0, size - 1))
-    condition, noise, how = conditions(frames), Noise(SHAPE, 5, "per-frame"), sampler(steps, 2.5)
+    condition, noise, how = conditions(frames), Noise(SHAPE, 5, "per-frame"), sampler(steps, 2.5, smoothing)
     start = np.stack([noise.at(i) for i in range(frames)])
     whole = offline(start, toy(condition, branches), how, windows(frames, size, overlap))
     live = Exact(how, toy(condition, branches), size, overlap)

@@ -32,7 +32,7 @@ from engine.training.observer import mesh_observer
 from engine.training.people import People
 from engine.training.perturb import Perturbed
 from engine.training.precision import Precision, mixed, settled
-from engine.training.recipes import TINY, plan
+from engine.training.recipes import TINY
 from engine.training.train import train
 from engine.training.weights import gathered, started, warm_start
 
@@ -149,20 +149,6 @@ def test_a_stage_goes_on_from_an_avatar_and_then_from_its_own_checkpoint(clips: 
     said.clear()
     train("finetune", clips[:1], tmp_path / "runs", steps=1, **options)  # type: ignore[arg-type]
     assert said == [f"finetune: done after 1 steps, {said[0].split(', ')[1]}"]
-
-
-def test_windows_teach_attention_and_nothing_else(clips: list[Path], tmp_path: Path) -> None:
-    write_avatar(tmp_path)
-    before = gathered(tmp_path, (), tmp_path / "avatar")
-    options = {**STILL, "avatar": tmp_path / "avatar", "rate": 1e-3, "precision": "f32"}
-    average = train("windows", clips[:1], tmp_path / "runs", steps=2, **options).state_dict()  # type: ignore[arg-type]
-    moved = {key for key, value in average.items() if not torch.equal(before[key], value)}
-    assert moved and all(key.startswith("body.unet.") and ".attentions." in key for key in moved)
-    assert any(key.endswith("attn1.to_k.weight") for key in moved)
-    weights = gathered(tmp_path / "runs", plan("tiny", "face").before, tmp_path / "avatar")
-    assert all(torch.equal(weights[key], average[key]) for key in moved)  # what comes after goes on from there
-    with pytest.raises(InputError, match="a checkpoint of the stage finetune, or --from an avatar, got"):
-        train("windows", clips[:1], tmp_path / "none", steps=1, **STILL)  # type: ignore[arg-type]
 
 
 def test_a_decoder_of_the_autoencoder_in_RUNS_replaces_the_avatars(tmp_path: Path) -> None:

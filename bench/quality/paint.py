@@ -13,7 +13,7 @@ from bench.quality.parts import Part
 from engine.avatar import Avatar, Mode
 from engine.live import LiveEngine
 from engine.pose import PoseFrame
-from engine.work import Stage, Work, advance, flush
+from engine.work import Work, advance, flush
 from export.live import open_live
 
 AGAIN = ("hands", "face")  # stages that paint a part again
@@ -30,13 +30,16 @@ class Painter:
 
     @classmethod
     def load(
-        cls, folder: Path, context: int | None = None, mode: Mode | None = None, *, seed: int = 0,
+        cls, folder: Path, context: int | None = None, mode: Mode | None = None, window: int | None = None,
+        overlap: int | None = None, *, seed: int = 0,
         runtime: str = "auto", precision: str = "auto", threads: int | None = None,
     ) -> Painter:  # fmt: skip
-        """`context` and `mode` as LiveEngine's. InputError where the folder holds no exported avatar, or none for these."""
+        """`context`, `mode`, `window` and `overlap` as LiveEngine's. InputError where the folder holds no exported avatar, or none for these."""
         avatar = Avatar.load(folder)
         avatar = replace(avatar, root=replace(avatar.root, policy="free"))
-        engine = open_live(avatar, runtime, precision, threads, context=context, mode=mode, seed=seed)
+        engine = open_live(
+            avatar, runtime, precision, threads, context=context, mode=mode, window=window, overlap=overlap, seed=seed
+        )
         engine.warm_up()
         return cls(folder, engine, seed)
 
@@ -50,11 +53,6 @@ class Painter:
     def again(self) -> tuple[str, ...]:
         """Which of the passes that paint again the avatar has."""
         return tuple(stage.name for stage in self.engine.stages if stage.name in AGAIN)
-
-    def before(self, name: str) -> list[Stage]:
-        """The stages before the one of this name."""
-        names = [stage.name for stage in self.engine.stages]
-        return list(self.engine.stages[: names.index(name)])
 
     def paint(self, part: Part, looks: Mapping[str, frozenset[str]], step: Step) -> dict[str, np.ndarray]:
         """Pictures (N, S, S, 3) by look; a look says which passes are left out."""

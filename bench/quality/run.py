@@ -66,10 +66,14 @@ class Order:
                     "bench quality", "row", " | ".join(r for r in known if r not in (BASE, *VARIANTS)), name
                 )
 
-    def painter(self, folder: Path, context: int | None = None, mode: Mode | None = None) -> Painter:
+    def painter(
+        self, folder: Path, context: int | None = None, mode: Mode | None = None, window: int | None = None,
+        overlap: int | None = None,
+    ) -> Painter:  # fmt: skip
         return Painter.load(
-            folder, context, mode, seed=self.seed, runtime=self.runtime, precision=self.precision, threads=self.threads
-        )
+            folder, context, mode, window, overlap, seed=self.seed, runtime=self.runtime, precision=self.precision,
+            threads=self.threads,
+        )  # fmt: skip
 
 
 Tell = Callable[[int], None]  # so many more pictures are painted or judged
@@ -153,13 +157,8 @@ def measure(order: Order, parts: list[Part], regressor: Regressor, tell: Tell) -
     for row, (mode, context, graph) in LIVE.items():
         if row in order.variants and graph in painter.engine.avatar.networks:
             whole(row, order.painter(order.avatar, context, mode), moving)
-    if any(row in order.variants for row in WINDOWS):
-        from bench.quality.windowed import Windowed
-
-        windowed = Windowed(painter)
-        for row in (row for row in WINDOWS if row in order.variants):
-            for part in moving:
-                take(row, part, windowed.paint(part, *WINDOWS[row], lambda: tell(1)))
+    for row in (row for row in WINDOWS if row in order.variants):
+        whole(row, order.painter(order.avatar, None, "offline", *WINDOWS[row]), moving)
     for row, folder in order.rows.items():
         whole(row, order.painter(folder), parts)
     return measured

@@ -69,7 +69,7 @@ TINY = AvatarConfig(
         "decoder_layers": (3, 2, 1),
         "hint_channels": (48, 32),
     },
-    head_vae={"decoder_layers": (2, 2, 1)},
+    head_vae={"decoder_layers": (2, 1, 1)},
     image_encoder={
         "hidden_size": 64,
         "intermediate_size": 128,

@@ -28,13 +28,12 @@ from engine.steps import Schedule, few
 from engine.training import checkpoint
 from engine.training.dataset import Clip
 from engine.training.frames import CELL, Frames
-from engine.training.recipes import BODY
 from engine.training.stages.body import LAST, load
 from engine.training.weights import gathered
 
 FPS = 25.0
 LICENCE = "CC0-1.0 (weights trained on renders of CC0 assets)"
-STAGES = (*BODY, "face", "hands")
+STAGES = ("autoencoder", "pretrain", "finetune", "distill", "face", "hands")
 
 
 def write_bundle(

@@ -14,7 +14,7 @@ from engine.avatar import FILE, Avatar
 from engine.errors import InputError
 
 app = typer.Typer(
-    help="Train an avatar: autoencoder, pretrain, finetune, windows, distill, face, hands, then bundle. Needs the extra \\[train].",
+    help="Train an avatar: autoencoder, pretrain, finetune, distill, face, hands, then bundle. Needs the extra \\[train].",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -23,7 +23,6 @@ STAGES = {
     "autoencoder": "The autoencoder of a tiny avatar: pictures to latents and back. (SD1.5 comes with one.)",
     "pretrain": "Stage 1: several identities, their background removed by the clips' mattes.",
     "finetune": "Stage 2: one identity with its background, from what pretrain left in RUNS or from an avatar.",
-    "windows": "What frames tell each other: attention alone learns, on frames in a row.",
     "face": "The second pass over the aligned face: inpainting on the crop that the finetuned body paints.",
     "hands": "The second pass over both hands, in the same way.",
 }

@@ -58,15 +58,6 @@ class OwnTarget(Protocol):
     average: nn.ModuleDict
 
 
-@runtime_checkable
-class Partly(Protocol):
-    """A stage of which only some weights learn, the others stay as they are."""
-
-    def learns(self, name: str) -> bool:
-        """Whether the weight of that name in `modules` does."""
-        ...
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How long and how fast.
@@ -146,8 +137,7 @@ def run(
     average: nn.ModuleDict = deepcopy(modules).requires_grad_(False)
     if isinstance(stage, OwnTarget):
         stage.average = average
-    learning = [p for name, p in modules.named_parameters() if not isinstance(stage, Partly) or stage.learns(name)]
-    optimiser = torch.optim.AdamW(learning, recipe.rate, weight_decay=recipe.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(modules.parameters(), recipe.rate, weight_decay=recipe.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=recipe.precision == "fp16")
     learnt = Learnt(modules, average, optimiser, scaler, config)
     state = checkpoint.resume(file, learnt) if file.exists() else State()
@@ -205,7 +195,7 @@ def learn(
     Weights whose gradient is not finite stay as they are.
     """
     modules, scaler = learnt.modules, learnt.scaler
-    modules.zero_grad(set_to_none=True)
+    learnt.optimiser.zero_grad(set_to_none=True)
     total = 0.0
     for part in range(recipe.accumulate):
         batch = next(batches)
@@ -218,8 +208,7 @@ def learn(
             scaler.scale(loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach()) / recipe.accumulate
     scaler.unscale_(learnt.optimiser)
-    learning = [p for group in learnt.optimiser.param_groups for p in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(learning, recipe.clip))
+    norm = float(nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip))
     if math.isfinite(norm) or scaler.is_enabled():  # the scaler steps over it, and scales less from then on
         scaler.step(learnt.optimiser)
         scaler.update()

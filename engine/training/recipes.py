@@ -3,9 +3,9 @@
 The paper trains in two stages (arXiv 2403.16510, section 3.4): several identities with the background removed (`pretrain`), then
 one identity with its background (`finetune`); its face model is trained apart. A `tiny` avatar has an autoencoder of its own,
 trained first, where SD1.5 comes with one. Distillation to few steps is for those who run more than the one that tiny avatars are
-finetuned for, or with guidance. `windows` teaches attention alone what the frames before may say.
+finetuned for, or with guidance.
 
-    autoencoder -> pretrain -> finetune -> windows (-> distill) -> face -> hands
+    autoencoder -> pretrain -> finetune (-> distill) -> face -> hands
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Plan:
     one_identity: bool = False
 
 
-BODY = ("autoencoder", "pretrain", "finetune", "windows", "distill")  # what a body comes from, in this order
 TINY = {
     "autoencoder": Plan(Recipe(rate=2e-3)),
     "pretrain": Plan(Recipe(rate=1e-3), ("autoencoder",), background=False),
     "finetune": Plan(Recipe(rate=6e-4, warm_up=100), ("autoencoder", "pretrain"), one_identity=True),
-    "windows": Plan(Recipe(rate=1e-3, warm_up=100), BODY[:-2], one_identity=True),
-    "distill": Plan(Recipe(rate=2e-4, warm_up=100, decay=0.99), BODY[:-1], one_identity=True),
-    "face": Plan(Recipe(rate=1e-3), BODY, one_identity=True),
-    "hands": Plan(Recipe(rate=1e-3), BODY, one_identity=True),
+    "distill": Plan(
+        Recipe(rate=2e-4, warm_up=100, decay=0.99), ("autoencoder", "pretrain", "finetune"), one_identity=True
+    ),
+    "face": Plan(Recipe(rate=1e-3), ("autoencoder", "pretrain", "finetune", "distill"), one_identity=True),
+    "hands": Plan(Recipe(rate=1e-3), ("autoencoder", "pretrain", "finetune", "distill"), one_identity=True),
 }
 # The paper's and its authors' settings; batches of 4 frames. 300,000 steps of pretrain, 50,000 of finetune, 80,000 of face.
 PAPER = Recipe(rate=1e-5, final=1.0, warm_up=500, weight_decay=1e-2, decay=0.9999)

@@ -35,7 +35,6 @@ from engine.training.stages.distill_full_size import DistillFullSizeStage
 from engine.training.stages.epsilon import EpsilonStage, Face, View, Whole
 from engine.training.stages.face import FaceStage
 from engine.training.stages.hands import HandsStage
-from engine.training.stages.windows import WindowsStage
 from engine.training.weights import Weights, gathered, started, unconditional, warm_start
 
 
@@ -135,10 +134,10 @@ def build(
         stage = FaceStage if name == "face" else HandsStage
         return stage(config, frames, judged, before, **sizes)
     known = name != "pretrain" and any(key.startswith("body.") for key in before)
-    if name in ("windows", "distill"):
+    if name == "distill":
         if not known:
             raise InputError("train", name, "a checkpoint of the stage finetune, or --from an avatar", "neither")
-        return (WindowsStage if name == "windows" else DistillStage)(config, frames, judged, before, **sizes)
+        return DistillStage(config, frames, judged, before, **sizes)
     perturbed = Perturbed(frames, perturb) if perturb else None
     return BodyStage(
         name, config, frames, judged, before, on_latents=0.0 if known else 1 / 3, perturbed=perturbed, **sizes

@@ -128,9 +128,6 @@ class BodyStage:
     change from frame to frame counts too.
     """
 
-    change = 0.5  # weight of the error's change in windows
-    about = (0.8, 0.65)  # how often the first crop is about the head, and the second about a hand
-
     def __init__(
         self,
         name: str,
@@ -182,8 +179,8 @@ class BodyStage:
         for first in range(0, len(draw.at), frames):
             newest = boxes[first + frames - 1]
             hand = newest[(LEFT_HAND, RIGHT_HAND)[int(rng.integers(2))]]
-            for box, often in zip((newest[HEAD], hand), self.about, strict=True):
-                x, y = crop_corner(rng, box if rng.random() < often else None, crop, size)
+            for box in (newest[HEAD] if rng.random() < 0.8 else None, hand if rng.random() < 0.65 else None):
+                x, y = crop_corner(rng, box, crop, size)
                 inside = torch.from_numpy(cut_weight(x, y, crop, size, 32))
                 for i in range(first, first + frames):
                     corners.append((i, x, y))
@@ -221,7 +218,7 @@ class BodyStage:
         loss = self.criterion(out, cuts.target, cuts.weight)
         if cuts.frames == 1:
             return loss
-        return loss + self.change * change_loss(out, cuts.target, cuts.weight, cuts.frames)
+        return loss + 0.5 * change_loss(out, cuts.target, cuts.weight, cuts.frames)
 
     def validate(self, average: nn.ModuleDict) -> tuple[dict[str, float], np.ndarray]:
         """One step from pure noise on held-out frames, through the decoder."""
