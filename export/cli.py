@@ -63,6 +63,9 @@ def import_command(
     person: Annotated[Person, typer.Option(help="Whom the pictures show.")] = Person.unknown,
     licence: Annotated[str, typer.Option(help="The licence of the weights, as avatar.toml is to say it.")] = "",
     face: Annotated[bool, typer.Option("--face/--no-face", help="With the second pass over the face.")] = True,
+    single: Annotated[
+        bool, typer.Option("--single/--half", help="Keep weights in single precision; the authors run them in half.")
+    ] = False,
 ) -> None:
     """Make an avatar of a checkpoint of Make-Your-Anchor. Needs the extra \\[train]; see docs/avatars.md."""
     if kind not in KNOWN:
@@ -71,7 +74,7 @@ def import_command(
 
     origin = Origin(
         source, base, image_encoder or base / "image_encoder", reference, head_reference, fit, camera, body, face, name,
-        person.value, licence,
+        person.value, licence, single,
     )  # fmt: skip
     import_avatar(origin, out, typer.echo)
     typer.echo(f"{out}: an avatar without graphs; next: liveanchor export --avatar {out}")

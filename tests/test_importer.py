@@ -24,6 +24,7 @@ from engine import toml
 from engine.avatar import Avatar
 from engine.body import BodyModel
 from engine.clips import read_clip
+from engine.denoise import Exact, Sampler, offline
 from engine.errors import InputError
 from engine.importing import make_your_anchor
 from engine.importing.base import read_image_encoder
@@ -33,6 +34,8 @@ from engine.networks.diffusion import CLIP_MEAN, CLIP_STD, appearance_tokens
 from engine.pose import PoseFrame
 from engine.staging import Staging
 from engine.standin import standin_path
+from engine.steps import Schedule, spaced
+from engine.windows import windows
 
 SAFE, BIN = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 
@@ -239,6 +242,41 @@ def test_the_authors_own_numbers_come_out_of_an_imported_body(shared: Path, tree
     assert np.linalg.norm(prediction.numpy() - wanted) < 2e-3 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_the_authors_own_latents_come_out_of_an_imported_body(
+    shared: Path, tree: Tree, tmp_path: Path, live: bool
+) -> None:
+    """From the importer, in single precision, through four steps over the whole clip, at once and as a stream."""
+    golden = shared / "data" / "mya-golden"
+    source = origin(tree, tree=golden / "ckpt", head_reference=None, single=True)
+    import_avatar(source, tmp_path / "out", lambda line: None)
+    given, said = np.load(golden / "inputs.npz"), np.load(golden / "golden.npz")
+    body = stored.load(tmp_path / "out").body
+    body.control_scale = 1.0
+    condition = torch.from_numpy(given["condition"])
+    tokens = torch.from_numpy(np.concatenate([given["unconditional"], given["appearance"]]))
+    how = Sampler(Schedule(), spaced(Schedule(), 4), "epsilon", guidance=3.5)
+
+    @torch.no_grad()
+    def predict(latents: torch.Tensor, frames: range, step: int) -> torch.Tensor:
+        n = len(frames)
+        body.set_window(n, "window")
+        seen = condition[frames.start : frames.stop].repeat(2, 1, 1, 1)
+        times = torch.full((2 * n,), how.times.now[step])
+        said = body(latents.repeat(2, 1, 1, 1), times, seen, tokens.repeat_interleave(n, dim=0))
+        return said.reshape(2, n, *said.shape[1:])
+
+    start = torch.from_numpy(given["latents"][0]).transpose(0, 1).contiguous()
+    if live:
+        stream = Exact(how, predict, 8, 4)
+        out = [latents.clone() for noise in start for latents in stream.push(noise)]
+        latents = torch.stack(out + stream.flush())
+    else:
+        latents = offline(start, predict, how, windows(21, 8, 4))
+    wanted = said["ddim4_ws8_os4"][0].transpose(1, 0, 2, 3)
+    assert np.abs(latents.numpy() - wanted).max() <= 1e-3
+
+
 Break = Callable[[Tree], object]
 
 
@@ -387,10 +425,10 @@ def test_an_import_that_stops_midway_leaves_nothing(
     (tmp_path / ".out.part" / "body").mkdir(parents=True)  # of one that was killed
     written = []
 
-    def save_part(network: torch.nn.Module, folder: Path, name: str) -> None:
+    def save_part(network: torch.nn.Module, folder: Path, name: str, dtype: torch.dtype) -> None:
         if len(written) == 2:
             raise failure
-        stored.save_part(network, folder, name)
+        stored.save_part(network, folder, name, dtype)
         written.append(folder / name)
         assert (folder / name / "config.json").exists()
 

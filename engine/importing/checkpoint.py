@@ -1,7 +1,7 @@
 """One network of a checkpoint: config.json and weights, read key by key, so that nothing is made up and nothing is run.
 
 Weights are a .safetensors, or torch's .bin, of which only tensors are read (torch.load with weights_only). They stay in the
-file until they are halved, one after the other: a full-size network needs its size in half precision, and no more.
+file until they are converted, one after the other: a full-size network needs its size in half precision, and no more.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ def described(kind: Any, folder: Path) -> Any:
         logging.set_verbosity(level)
 
 
-def fill(network: nn.Module, folder: Path) -> None:
-    """Give a network on the meta device the weights in `folder`, in half precision; InputError unless they are exactly its own."""
+def fill(network: nn.Module, folder: Path, dtype: torch.dtype = torch.half) -> None:
+    """Give a network on the meta device the weights in `folder`, as `dtype`; InputError unless they are exactly its own."""
     file, weights = _read(folder)
     _check(file, weights, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
     for key in list(weights):
-        weights[key] = weights[key].half()
+        weights[key] = weights[key].to(dtype)
         if not torch.isfinite(weights[key]).all():
-            raise InputError(str(file), key, "numbers of half precision", "NaN, infinity, or beyond 65504")
+            kind, most = ("half", 65504) if dtype == torch.half else ("single", 3.4e38)
+            raise InputError(str(file), key, f"numbers of {kind} precision", f"NaN, infinity, or beyond {most}")
     network.load_state_dict(weights, assign=True)
     network.eval().requires_grad_(False)
 

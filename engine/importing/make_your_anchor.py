@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image
 
@@ -51,6 +52,7 @@ class Origin:
     name: str = ""  # the tree's by default
     person: Person = "unknown"
     licence: str = ""  # of the weights
+    single: bool = False  # weights stay in single precision, instead of the half in which the authors run them
 
 
 def import_avatar(origin: Origin, out: Path, tell: Callable[[str], None]) -> Avatar:
@@ -74,12 +76,13 @@ def import_avatar(origin: Origin, out: Path, tell: Callable[[str], None]) -> Ava
     pictures = {half: clip_picture(file, vision.image_size) for half, file in halves.items()}
     size = int(networks["body/unet"].config.sample_size) * base.cell
     avatar = describe(origin, base, read_place(origin.fit, origin.camera, origin.body, size), tuple(halves))
+    dtype = torch.float32 if origin.single else torch.half
     with _whole(out) as folder:
         for part, network in (*networks.items(), ("vae", base.vae), ("image_encoder", encoder)):
             if part in networks:
-                fill(network, origin.tree / part)
+                fill(network, origin.tree / part, dtype)
             with quiet():
-                save_part(network, folder, part)
+                save_part(network, folder, part, dtype)
             tell(f"{part:16} {sum(p.numel() for p in network.parameters()) / 1e6:8.1f} million weights")
             network.to("meta")  # its memory is the next one's
         (folder / "appearance").mkdir()

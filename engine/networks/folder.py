@@ -118,12 +118,12 @@ def save(networks: AvatarNetworks, folder: Path) -> None:
         save_part(network, folder, name)
 
 
-def save_part(network: nn.Module, folder: Path, name: str) -> None:
+def save_part(network: nn.Module, folder: Path, name: str, dtype: torch.dtype = torch.half) -> None:
     """Write one network's config.json and weights into FOLDER/NAME; each file at once or not at all."""
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".half-", dir=folder) as half:
-        halved(network).save_pretrained(half)  # type: ignore[operator]
+        stored_as(network, dtype).save_pretrained(half)  # type: ignore[operator]
         for file in sorted(Path(half).iterdir(), reverse=True):
             if file.name == "config.json":
                 _tidy(file)
@@ -198,13 +198,13 @@ def spans(file: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
     }  # fmt: skip
 
 
-def halved(network: nn.Module) -> nn.Module:
-    """A copy with its weights, though not its statistics, in half precision; itself where they are already."""
-    if all(parameter.dtype == torch.half for parameter in network.parameters()):
+def stored_as(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy with its weights, though not its statistics, in `dtype`; itself where they are already."""
+    if all(parameter.dtype == dtype for parameter in network.parameters()):
         return network
     copied = deepcopy(network)
     for parameter in copied.parameters():
-        parameter.data = parameter.data.half().contiguous()
+        parameter.data = parameter.data.to(dtype).contiguous()
     return copied
 
 
