@@ -48,12 +48,13 @@ def write_bundle(
     context: int = 0,
     mode: Mode = "causal",
     steps: int = 1,
+    smoothing: float = 0.0,
     avatar: Path | None = None,
 ) -> Avatar:
     """Write the avatar that RUNS/<stage>/checkpoint.pt of `clips` make into `out`; what else lies there stays.
 
     `context`: past frames that the body sees beside the new one, and `mode` how. `steps` of the body's denoising: LCM's for one that was
-    distilled, else DDIM's, from the noisiest timestep on in both cases. `seed` is told, not used. `avatar`: a folder whose
+    distilled, else DDIM's, from the noisiest timestep on in both cases. `smoothing`: how far neighbours in a window agree. `seed` is told, not used. `avatar`: a folder whose
     weights stand in for stages that RUNS lacks. InputError where a stage that is needed has not been trained, or a
     checkpoint is broken.
     """
@@ -61,7 +62,7 @@ def write_bundle(
     networks, stages = trained(runs, CONFIGS[config], avatar)
     described = describe(opened, networks, name or opened[0].fields.identity or out.name, licence, context, mode)
     sampler: Literal["lcm", "ddim"] = "lcm" if "distill" in stages else "ddim"
-    live = replace(described.denoise, timesteps=few(Schedule(), steps).now, sampler=sampler)
+    live = replace(described.denoise, timesteps=few(Schedule(), steps).now, sampler=sampler, smoothing=smoothing)
     told = provenance(runs, opened, stages, seed)
     if avatar is not None:
         earlier = toml.read(avatar / FILE, Avatar)  # it need not have been exported

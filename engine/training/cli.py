@@ -201,6 +201,9 @@ def bundle(
     context: Annotated[int, typer.Option(min=0, help="Past frames that the body sees.")] = 0,
     mode: Annotated[Mode, typer.Option(help="How it sees them live.")] = Mode.causal,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Denoising steps of the body; see distill.")] = 1,
+    smoothing: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How far the predictions of neighbours in a window agree.")
+    ] = 0.0,
     seed: Seed = 0,
 ) -> None:
     """Make an avatar of what the stages left in RUNS; `liveanchor export` then makes its graphs.
@@ -224,7 +227,16 @@ def bundle(
     from engine.training.bundle import sizes, write_bundle
 
     write_bundle(
-        runs, clips, out, config=config.value, seed=seed, context=context, mode=mode.value, steps=steps, avatar=avatar
+        runs,
+        clips,
+        out,
+        config=config.value,
+        seed=seed,
+        context=context,
+        mode=mode.value,
+        steps=steps,
+        smoothing=smoothing,
+        avatar=avatar,
     )
     table = sizes(out)
     for file, size in table.items():

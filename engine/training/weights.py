@@ -31,7 +31,9 @@ def gathered(runs: Path, stages: Sequence[str], avatar: Path | None = None, conf
     for stage in stages:
         file = runs / stage / checkpoint.FILE
         if file.exists():
-            weights |= checkpoint.read(file, config)["average"]
+            newer = checkpoint.read(file, config)["average"]
+            parts = {key.partition(".")[0] for key in newer}  # each replaces the earlier one whole, which may be larger
+            weights = {key: value for key, value in weights.items() if key.partition(".")[0] not in parts} | newer
             if stage == "autoencoder":  # `decoder` is the newest: at first the autoencoder's own
                 weights |= _decoder(weights)
     return weights
