@@ -141,6 +141,31 @@ def test_render_writes_pictures_and_sound(
     assert loudest > 0.01
 
 
+@needs_avatar
+def test_render_paints_in_every_mode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same options for all; exact is offline to the byte of the file, and what does not fit is one line."""
+    files = {}
+    for mode, window, overlap in (("offline", 4, 1), ("exact", 4, 1), ("causal", 4, 1), ("bank", 2, 1)):
+        files[mode] = tmp_path / mode / "anchor.mp4"  # a file says its own name
+        files[mode].parent.mkdir()
+        options = f"--mode {mode} --steps 2 --window {window} --overlap {overlap} --seed 3 --seconds 0.4 --threads 2"
+        said = run(capsys, monkeypatch, "render", "-o", str(files[mode]), *options.split())
+        assert said[0] == 0, said
+    written = {mode: file.read_bytes() for mode, file in files.items()}
+    assert written["exact"] == written["offline"]
+    assert len(set(written.values())) == 3
+    for options, line in (
+        ("--mode exact --window 4 --overlap 4", "windows: overlap: expected 0 to 3, as the window is 4, got 4"),
+        ("--mode bank --window 5", "a bank of"),
+        ("--mode psychic", "'offline', 'exact', 'causal' or 'bank'"),
+    ):
+        code, _, error = run(capsys, monkeypatch, "render", "-o", str(tmp_path / "no.mp4"), *options.split())
+        assert code == 1 and line in error and error.strip().splitlines()[-1].startswith("liveanchor: "), error
+    assert run(capsys, monkeypatch, "serve", "--mode", "offline")[0] == 1
+
+
 def test_public_names_load() -> None:
     for name in liveanchor.__all__:
         assert getattr(liveanchor, name) is not None

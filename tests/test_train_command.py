@@ -157,6 +157,12 @@ def test_a_decoder_of_the_autoencoder_in_RUNS_replaces_the_avatars(tmp_path: Pat
     (tmp_path / "runs" / "autoencoder").mkdir(parents=True)
     average = nn.ModuleDict({"vae": vae}).state_dict()
     torch.save({"average": average}, tmp_path / "runs" / "autoencoder" / checkpoint.FILE)
+    del average["vae.decoder.conv_out.bias"]  # a decoder with a part less: nothing of the avatar's fills it up
+    torch.save({"average": average}, tmp_path / "runs" / "autoencoder" / checkpoint.FILE)
+    assert "vae.decoder.conv_out.bias" not in gathered(tmp_path / "runs", ("autoencoder",), tmp_path / "avatar")
+    torch.save(
+        {"average": nn.ModuleDict({"vae": vae}).state_dict()}, tmp_path / "runs" / "autoencoder" / checkpoint.FILE
+    )
     weights = gathered(tmp_path / "runs", ("autoencoder",), tmp_path / "avatar")
     for key, value in vae.decoder.state_dict().items():
         assert torch.equal(weights[f"decoder.{key}"], value)
