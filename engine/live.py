@@ -19,7 +19,7 @@ import numpy as np
 from engine.avatar import Avatar, DenoiseFields, FaceFields, HandFields, LatentFields, Mode
 from engine.body import Body, BodyModel
 from engine.condition import Condition
-from engine.denoise import Bank, Causal, Denoiser, Exact, Offline, Sampler
+from engine.denoise import Bank, Causal, Denoiser, Exact, Offline
 from engine.errors import InputError
 from engine.gear import OWN, Gear
 from engine.given import Given
@@ -29,6 +29,7 @@ from engine.picture import Picture
 from engine.pose import PoseFrame
 from engine.predict import Conditioned, Memory, Predictor, WindowPredictor
 from engine.repaint import RepaintStage
+from engine.sampler import Sampler
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.stages import BodyStage, ConditionStage, DecodeStage, DenoiseStage
 from engine.staging import Staging

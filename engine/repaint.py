@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 
 from engine.crop import blend, feather, warp
-from engine.denoise import Causal, Sampler
+from engine.denoise import Causal
 from engine.network import Network
 from engine.noise import Noise
 from engine.pixels import to_network
 from engine.predict import Predictor
+from engine.sampler import Sampler
 from engine.stages import LATENTS, decode, hints_of
 from engine.work import Work
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.denoise import Bank, Causal, Denoiser, Exact, Offline, Predict, Sampler, offline
+from engine.denoise import Bank, Causal, Denoiser, Exact, Offline, Predict, offline
 from engine.noise import Noise
+from engine.sampler import Sampler
 from engine.steps import Schedule, ddim, listed, spaced
 from engine.windows import windows
 

@@ -9,9 +9,10 @@ import pytest
 
 from engine.avatar import Avatar, Mode, bundled_avatar
 from engine.clips import read_clip
-from engine.denoise import Exact, Predict, Sampler, offline
+from engine.denoise import Exact, Predict, offline
 from engine.noise import Noise
 from engine.resample import resample
+from engine.sampler import Sampler
 from engine.stages import LATENTS
 from engine.steps import Schedule, spaced
 from engine.windows import windows

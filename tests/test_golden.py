@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.denoise import Sampler, offline
+from engine.denoise import offline
+from engine.sampler import Sampler
 from engine.steps import Schedule, spaced
 from engine.windows import windows
 

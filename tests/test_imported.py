@@ -18,7 +18,7 @@ from mya_tree import Sizes, write_tree
 from engine import toml
 from engine.appearance import appearance
 from engine.avatar import Avatar
-from engine.denoise import Predict, Sampler, offline
+from engine.denoise import Predict, offline
 from engine.importing.make_your_anchor import Origin, import_avatar
 from engine.networks import folder as stored
 from engine.networks.configs import BASE_VAE, SD15
@@ -26,6 +26,7 @@ from engine.noise import Noise
 from engine.picture import Picture
 from engine.pixels import to_network
 from engine.predict import Predictor
+from engine.sampler import Sampler
 from engine.steps import spaced
 from engine.windows import windows
 from export import runtime

@@ -24,7 +24,7 @@ from engine import toml
 from engine.avatar import Avatar
 from engine.body import BodyModel
 from engine.clips import read_clip
-from engine.denoise import Exact, Sampler, offline
+from engine.denoise import Exact, offline
 from engine.errors import InputError
 from engine.importing import make_your_anchor
 from engine.importing.base import read_image_encoder
@@ -32,6 +32,7 @@ from engine.importing.make_your_anchor import Origin, clip_picture, import_avata
 from engine.networks import folder as stored
 from engine.networks.diffusion import CLIP_MEAN, CLIP_STD, appearance_tokens
 from engine.pose import PoseFrame
+from engine.sampler import Sampler
 from engine.staging import Staging
 from engine.standin import standin_path
 from engine.steps import Schedule, spaced

@@ -14,11 +14,11 @@ from engine.avatar import Avatar, CameraFields, ConditionFields, DenoiseFields, 
 from engine.camera import look_at
 from engine.condition import LEFT_HAND, RIGHT_HAND, Condition
 from engine.crop import blend, feather, soften, warp, warp_mask
-from engine.denoise import Sampler
 from engine.live import LiveEngine, load_body, needed
 from engine.noise import Noise
 from engine.pose import PoseFrame
 from engine.repaint import RepaintStage
+from engine.sampler import Sampler
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS, joint_slice
 from engine.stages import BodyStage, ConditionStage, DecodeStage
 from engine.staging import Staging

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from engine import steps
-from engine.denoise import Sampler
 from engine.noise import Noise
+from engine.sampler import Sampler
 from engine.steps import Prediction, Schedule
 from engine.training.batches import CPU
 

@@ -1,0 +1,74 @@
+"""How predictions move latents: the schedule's times, the rule of a step, guidance, and neighbours that agree.
+
+It knows nothing of networks or windows. Arrays may be NumPy or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from engine import steps
+from engine.noise import Noise
+from engine.steps import Prediction, Schedule, Times
+
+Array = Any  # np.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How predictions move latents: times, rule and guidance."""
+
+    schedule: Schedule
+    times: Times
+    prediction: Prediction = "epsilon"
+    rule: Literal["ddim", "lcm", "tcd"] = "ddim"
+    guidance: float = 1.0
+    noise: Noise | None = None  # what LCM re-noises with, by frame and step
+    smoothing: float = 0.0  # how far neighbours of a window agree, see `agreed`
+
+    def agreed(self, prediction: Array) -> Array:
+        """The predictions (B, n, ...) of a window, each drawn towards its neighbours' there by half of `smoothing` a side.
+
+        What stands still then stands stiller. A frame alone, and a window of a network that needs none, is left as it is.
+        """
+        if self.smoothing == 0.0 or prediction.shape[1] == 1:
+            return prediction
+        change = (0.5 * self.smoothing) * (prediction[:, 1:] - prediction[:, :-1])
+        said = copy(prediction)
+        said[:, 1:] -= change
+        said[:, :-1] += change
+        return said
+
+    def guided(self, prediction: Array) -> Array:
+        """(B, n, ...) to (n, ...): classifier-free guidance where there are two branches."""
+        if len(prediction) == 1:
+            return prediction[0]
+        return prediction[0] + self.guidance * (prediction[1] - prediction[0])
+
+    def step(self, sample: Array, prediction: Array, frames: range, index: int) -> Array:
+        """Move the latents (n, C, h, w) of `frames` from step `index` to the next."""
+        now, after = self.times.now[index], self.times.after[index]
+        if self.rule == "ddim":
+            return steps.ddim(self.schedule, sample, prediction, now, after, self.prediction)
+        if self.rule == "tcd":
+            return steps.tcd(self.schedule, sample, prediction, now, after, self.prediction, sample)
+        if self.noise is None:
+            raise ValueError("an LCM sampler needs its noise")
+        fresh = np.stack([self.noise.at(f, index + 1) for f in frames])
+        fresh = fresh if isinstance(sample, np.ndarray) else sample.new_tensor(fresh)
+        return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, fresh)
+
+
+def zeros_like(array: Array, shape: tuple[int, ...]) -> Array:
+    """Float32 zeros of `shape` where `array` lives."""
+    if isinstance(array, np.ndarray):
+        return np.zeros(shape, np.float32)
+    return array.new_zeros(shape).float()
+
+
+def copy(array: Array) -> Array:
+    """A copy of `array`, of its own memory."""
+    return array.copy() if isinstance(array, np.ndarray) else array.clone()
