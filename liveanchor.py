@@ -65,14 +65,16 @@ BoneMap = Annotated[
 ]
 AvatarFolder = Annotated[Path | None, typer.Option("--avatar", help="Avatar folder; the bundled anchor by default.")]
 BodyFile = Annotated[Path | None, typer.Option("--body", help="Your own SMPLX_*.npz; the stand-in body by default.")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="What runs the networks: auto, openvino, onnxruntime.")]
-Precision = Annotated[str, typer.Option(help="auto, f32 or bf16.")]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="What runs the networks: auto, openvino, onnxruntime.")
+]
+Precision = Annotated[str | None, typer.Option(help="auto, f32 or bf16.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the avatar's own number by default.")]
 Mode = Annotated[
     str | None, typer.Option(help="How past frames are seen: causal, bank; the avatar's own way by default.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the noise: the same poses and seed give the same pictures.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the noise: the same poses and seed give the same pictures.")]
 
 
 @app.callback()
@@ -102,12 +104,15 @@ def serve(
     body: BodyFile = None,
     format: ClipFormat = None,
     bone_map: BoneMap = None,
-    runtime: Annotated[str | None, typer.Option(help="What runs the networks: auto, openvino, onnxruntime.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, f32 or bf16.")] = None,
+    runtime: RuntimeName = None,
+    precision: Precision = None,
     threads: Threads = None,
     steps: Steps = None,
     mode: Mode = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    seed: Seed = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for a pose log of the show; `liveanchor render` paints it again.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")
     ] = None,
@@ -124,10 +129,10 @@ def serve(
     settings = load_settings(
         config, pose=pose, audio=audio, host=host, port=port, udp_port=udp_port, loop=loop, avatar=avatar, body=body,
         format=format, bone_map=bone_map, runtime=runtime, precision=precision, threads=threads, steps=steps, mode=mode,
-        seed=seed,
+        seed=seed, record=record,
     )  # fmt: skip
     set_up_logs(settings.log_format)
-    show = open_show(settings)
+    show = open_show(settings, version=__version__)
     server = build_app(show, settings, on_pose=show.on_pose, version=__version__)
     run(server, settings.host, settings.port, ready=lambda url: typer.echo(f"The anchor is at {url}   (Ctrl-C ends)"))
 
@@ -165,7 +170,12 @@ def send(
     epilog="Examples:  liveanchor render -o anchor.mp4   |   liveanchor render talk.npz --audio talk.wav -o talk.mp4"
 )
 def render(
-    clip: Annotated[Path | None, typer.Argument(help="SMPL-X or BVH clip; the bundled one by default.")] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Argument(
+            help="SMPL-X or BVH clip, or a folder that `serve --record` wrote; the bundled clip by default."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .mp4, .mov or .mkv.")] = Path("anchor.mp4"),
     audio: Annotated[Path | None, typer.Option(help="Sound that belongs to the clip.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first so many seconds.")] = None,
@@ -173,14 +183,18 @@ def render(
     body: BodyFile = None,
     format: ClipFormat = None,
     bone_map: BoneMap = None,
-    runtime: RuntimeName = "auto",
-    precision: Precision = "auto",
+    runtime: RuntimeName = None,
+    precision: Precision = None,
     threads: Threads = None,
     steps: Steps = None,
     mode: Mode = None,
-    seed: Seed = 0,
+    seed: Seed = None,
 ) -> None:
-    """Paint a clip into a file: the same engine as live, without hurry."""
+    """Paint a clip into a file: the same engine as live, without hurry.
+
+    A folder that holds a pose log gives the pictures that left live, as its log.toml says; options that say otherwise
+    give others.
+    """
     from engine.avatar import bundled_avatar
     from engine.clips import read_clip
     from streaming.audio import read_audio
@@ -188,6 +202,13 @@ def render(
     from streaming.render import render as paint
     from streaming.settings import load_settings
 
+    options: dict[str, Any] = {
+        "avatar": avatar, "body": body, "runtime": runtime, "precision": precision, "threads": threads, "steps": steps,
+        "mode": mode, "seed": seed,
+    }  # fmt: skip
+    if clip is not None and clip.is_dir():
+        _render_log(clip, out, audio, seconds, options)
+        return
     folder = avatar or bundled_avatar()
     if clip is None:
         clip, own = bundled_clip(folder)
@@ -196,22 +217,30 @@ def render(
     if seconds is not None:
         poses = poses.first(seconds)
     speech: np.ndarray | None = read_audio(audio) if audio is not None else None
-    settings = load_settings(
-        avatar=avatar,
-        body=body,
-        runtime=runtime,
-        precision=precision,
-        threads=threads,
-        steps=steps,
-        mode=mode,
-        seed=seed,
-    )
+    settings = load_settings(**options)
     with _progress("painting", "pictures") as bar:
         task = bar.add_task("loading", total=None)
         engine: LiveEngine = open_engine(settings)
         bar.update(task, description="painting")
         paint(engine, poses, speech, out, lambda done, total: bar.update(task, completed=done, total=total))
     typer.echo(f"{out}: {poses.seconds:.1f} s, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _render_log(folder: Path, out: Path, audio: Path | None, seconds: float | None, options: dict[str, Any]) -> None:
+    from streaming.audio import read_audio
+    from streaming.opening import open_replay
+    from streaming.render import render_log
+
+    speech = read_audio(audio) if audio is not None else None
+    with _progress("painting", "pictures") as bar:
+        task = bar.add_task("loading", total=None)
+        engine, log, differs = open_replay(folder, **options)
+        bar.update(task, description="painting")
+        if differs:
+            typer.echo(f"The pictures will differ from those that left live: {'; '.join(differs)}", err=True)
+        report = lambda done: bar.update(task, completed=done)  # noqa: E731
+        render_log(engine, log, speech, out, seconds, force=bool(differs), progress=report)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command(epilog="Examples:  liveanchor doctor   |   liveanchor doctor --json")

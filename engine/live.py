@@ -11,7 +11,8 @@ It puts an avatar's stages together and runs them one after the other; others ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -25,8 +26,10 @@ from engine.network import Network
 from engine.noise import Noise
 from engine.picture import Picture
 from engine.pose import PoseFrame
+from engine.pose_log import ENGINE_FIELDS, FIELDS_FILE, LogFields, PoseLog
 from engine.predict import Predictor
 from engine.repaint import RepaintStage
+from engine.replay import replay
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.stages import BodyStage, ConditionStage, DecodeStage, DenoiseStage
 from engine.staging import Staging
@@ -68,6 +71,8 @@ class LiveEngine:
         self.person = avatar.person
         self.burst = hop
         self.epoch = 0
+        self._seed = seed
+        self._context = self.avatar.denoise.context if context is None else context
         self._clock = clock
         self._index = 0
         where = str(avatar.folder)
@@ -101,6 +106,40 @@ class LiveEngine:
         self._index = 0
         for stage in self.stages:
             stage.reset()
+
+    def described(self, groups: Sequence[Sequence[str]]) -> LogFields:
+        """What a pose log says of this engine, whose stages share threads in `groups`, by their names."""
+        fields = self.avatar.denoise
+        return LogFields(
+            avatar=self.avatar.name,
+            fingerprint=self.avatar.fingerprint(),
+            seed=self._seed,
+            steps=len(fields.timesteps),
+            mode=fields.mode,
+            context=self._context,
+            hop=self.burst,
+            fps=self.fps,
+            groups=tuple(tuple(group) for group in groups),
+        )
+
+    def replay(self, log: PoseLog, force: bool = False) -> Iterator[Picture]:
+        """The pictures that left while `log` was recorded, in order; on the same runtime the very same bytes.
+
+        InputError at once where another avatar, seed, number of steps or mode was recorded, unless `force`, and where
+        the stages are others; later, once it is reached, where the log has a hole or is damaged. The engine is reset
+        before, and is to be reset before it is used for anything else.
+        """
+        where, groups = str(log.folder / FIELDS_FILE), log.fields.groups
+        by_name = {stage.name: stage for stage in self.stages}
+        if list(chain(*groups)) != list(by_name) or not all(groups):
+            raise InputError(where, "groups", f"the stages {', '.join(by_name)}", repr(groups))
+        own = self.described(groups)
+        for name in () if force else ENGINE_FIELDS:
+            if (mine := getattr(own, name)) != (recorded := getattr(log.fields, name)):
+                raise InputError(where, name, f"{mine}, as this engine has it", str(recorded))
+        self.reset()
+        stages = [[by_name[name] for name in group] for group in groups]
+        return replay(log.events(), stages, self.burst, self._clock, log.where)
 
     def warm_up(self) -> None:
         """Paint one frame for nobody, before the stream, so that the first real one finds everything compiled."""

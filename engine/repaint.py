@@ -80,6 +80,7 @@ class RepaintStage:
         return []
 
     def reset(self) -> int:
+        self.mode.reset()  # a network may have raised between its crops
         return 0
 
     def _paint(self, conditions: np.ndarray, redrawn: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from streaming.jitter import JitterBuffer
 from streaming.motion import Motion
 from streaming.pacer import Pacer, Shown
 from streaming.pipeline import Engine, Pipeline
+from streaming.recorder import Recorder
 from streaming.show import ShowStatus
 from streaming.sources.file import Player
 from streaming.sources.intake import Intake
@@ -54,9 +55,13 @@ class LiveShow:
         source: str = "",
         sound: str = "",
         udp: tuple[str, int] | None = None,
+        recorder: Recorder | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`player`: what is shown while no live motion comes in; it starts when the engine is ready."""
+        """`player`: what is shown while no live motion comes in; it starts when the engine is ready.
+
+        `recorder`: writes a pose log of what is painted; `prepare` starts it.
+        """
         self.fps = fps
         self.trouble = ""  # why it cannot go on, in a line
         self._prepare = prepare
@@ -64,6 +69,7 @@ class LiveShow:
         self._names = (avatar, source, sound)
         self._person: Person = person
         self._udp = udp
+        self._recorder = recorder
         self._clock = clock or MonotonicClock()
         self._jitter = JitterBuffer()
         self.intake = Intake(self._jitter, self._clock, self._hear)
@@ -92,6 +98,9 @@ class LiveShow:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._pipeline is not None and not await in_thread(lambda: self._stop_pipeline(STOP_S)):
             log.warning("the engine did not end in time")
+        recorder = self._recorder
+        if recorder is not None and not await in_thread(recorder.stop):
+            log.warning("the pose log did not end in time")
 
     def take(self, play_ns: int) -> Shown | None:
         """The picture for `play_ns`; the delay jumps only while nobody speaks."""
@@ -118,6 +127,7 @@ class LiveShow:
             drops=self._drops(),
             stage_ns=dict(self._newest.stage_ns) if self._newest is not None else {},
             person=self._person,
+            recording=self._recorder.state() if self._recorder is not None else None,
             trouble=self.trouble,
         )
 
@@ -133,7 +143,9 @@ class LiveShow:
             self._fail(f"the engine could not start: {type(error).__name__}: {error}")
             return
         loop = asyncio.get_running_loop()
-        pipeline = self._pipeline = Pipeline(engine, lambda picture: self._leave(loop, picture))
+        pipeline = self._pipeline = Pipeline(
+            engine, lambda picture: self._leave(loop, picture), observer=self._recorder
+        )
         pipeline.start()
         start_ns = self._clock.now_ns()
         log.info("on air", avatar=self._names[0], person=self._person, source=self._names[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ class Meter:
             "frames": {outcome: self._outcomes[outcome] for outcome in ("new", "starved", "waiting")},
             "drops": dict(Tally(status.drops) + self._drops),
             "stages_ms": {stage: round(spent_ns / 1e6, 2) for stage, spent_ns in status.stage_ns.items()},
+            "recording": asdict(status.recording) if status.recording is not None else None,
             "viewers": viewers,
             "uptime_s": round(self.uptime_s(), 1),
             "version": self._version,
@@ -158,4 +160,9 @@ class _Collector(Collector):
         for reason, count in status.drops.items():
             dropped.add_metric([reason], count)
         yield dropped
+        if status.recording is not None:
+            events = CounterMetricFamily("liveanchor_pose_log_events", "Events of the pose log", labels=["outcome"])
+            events.add_metric(["written"], status.recording.written)
+            events.add_metric(["lost"], status.recording.lost)
+            yield events
         yield InfoMetricFamily("liveanchor_build", "This build", value={"version": self._meter._version})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +14,30 @@ from engine.body import BodyModel
 from engine.clips import read_clip
 from engine.errors import InputError
 from engine.live import LiveEngine
+from engine.pose_log import DECIDING, FIELDS_FILE, LogFields, PoseLog
 from export.live import open_live
+from export.runtime import resolved
 from streaming.audio import read_audio
 from streaming.clock import Clock
 from streaming.live_show import LiveShow
-from streaming.settings import Settings
+from streaming.pipeline import grouped
+from streaming.recorder import Recorder, check_place
+from streaming.settings import Settings, load_settings
 from streaming.sources.file import Player
 
+# By which options another field than the recorded one is asked for.
+ASKS = {
+    "avatar": ("avatar",), "fingerprint": ("avatar",), "seed": ("seed",), "steps": ("steps", "avatar"),
+    "mode": ("mode", "avatar"), "context": ("mode", "avatar"), "hop": (), "body": ("body",), "runtime": ("runtime",),
+    "precision": ("precision", "runtime"), "threads": ("threads",),
+}  # fmt: skip
 
-def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
-    """The show that `settings` ask for. InputError at once where a file is wrong; the networks load later."""
+
+def open_show(settings: Settings, clock: Clock | None = None, version: str = "") -> LiveShow:
+    """The show that `settings` ask for. InputError at once where a file is wrong; the networks load later.
+
+    `version`: the program's, for the pose log.
+    """
     folder = settings.avatar or bundled_avatar()
     avatar = Avatar.load(folder)
     if settings.body is not None:
@@ -31,10 +48,16 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
         audio = audio or own
     clip = read_clip(pose, format=settings.format, bone_map=settings.bone_map)
     speech = read_audio(audio) if audio is not None else None
+    recorder = None
+    if settings.record is not None:
+        check_place(settings.record)
+        recorder = Recorder(settings.record)
 
     def prepare() -> LiveEngine:
         engine = open_engine(settings)
         engine.warm_up()
+        if recorder is not None:
+            recorder.start(replace(described(engine, settings), program=version))
         return engine
 
     return LiveShow(
@@ -46,6 +69,7 @@ def open_show(settings: Settings, clock: Clock | None = None) -> LiveShow:
         source=pose.name,
         sound=audio.name if audio is not None else "",
         udp=(settings.udp_host, settings.udp_port) if settings.udp_port is not None else None,
+        recorder=recorder,
         clock=clock,
     )
 
@@ -61,6 +85,49 @@ def open_engine(settings: Settings) -> LiveEngine:
         avatar, settings.runtime, settings.precision, settings.threads, steps=settings.steps, seed=settings.seed,
         body=body, mode=settings.mode,
     )  # fmt: skip
+
+
+def described(engine: LiveEngine, settings: Settings) -> LogFields:
+    """What a pose log says of the show of `engine`, which `open_engine(settings)` gave."""
+    groups = [[stage.name for stage in group] for group in grouped(engine)]
+    runtime, precision = resolved(settings.runtime, settings.precision)
+    body = ""
+    if settings.body is not None:
+        with settings.body.open("rb") as file:
+            body = hashlib.file_digest(file, "sha256").hexdigest()
+    return replace(
+        engine.described(groups),
+        folder=str(settings.avatar.resolve()) if settings.avatar is not None else "",
+        body=body,
+        runtime=runtime,
+        precision=precision,
+        threads=settings.threads or 0,
+    )
+
+
+def open_replay(folder: Path, **options: Any) -> tuple[LiveEngine, PoseLog, list[str]]:
+    """An engine as the pose log in `folder` says, the log, and what differs from it where `options` (None: not given) ask.
+
+    InputError where something differs for which nobody asked: the avatar has changed, or this machine has another runtime.
+    """
+    log = PoseLog.open(folder)
+    said, given = log.fields, {name: value for name, value in options.items() if value is not None}
+    recorded = {
+        "avatar": said.folder or bundled_avatar(), "runtime": said.runtime, "precision": said.precision,
+        "threads": said.threads or None, "steps": said.steps, "mode": said.mode, "seed": said.seed,
+    }  # fmt: skip
+    settings = load_settings(**(recorded | given))
+    engine = open_engine(settings)
+    own, differs = described(engine, settings), []
+    for name in DECIDING:
+        mine, theirs = getattr(own, name), getattr(said, name)
+        if mine == theirs:
+            continue
+        if given.keys().isdisjoint(ASKS[name]):
+            hint = f"--{ASKS[name][0]} asks for another one" if ASKS[name] else ""
+            raise InputError(str(folder / FIELDS_FILE), name, f"{mine}, as here", str(theirs), hint)
+        differs.append(f"{name} {theirs} recorded, {mine} here")
+    return engine, log, differs
 
 
 def bundled_clip(folder: Path) -> tuple[Path, Path | None]:

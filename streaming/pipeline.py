@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -48,6 +49,36 @@ class Engine(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Told in time what a replay needs, from the pipeline's threads; must be quick, and must not raise."""
+
+    def took(self, group: int, work: Work) -> None:
+        """The group of that number takes a frame; the one after the last group is the exit: its picture has left."""
+        ...
+
+    def crashed(self, group: int, work: Work) -> None:
+        """The group lost the frame that it had taken, and is about to be reset."""
+        ...
+
+
+class Unobserved:
+    """Nobody is told."""
+
+    def took(self, group: int, work: Work) -> None: ...
+
+    def crashed(self, group: int, work: Work) -> None: ...
+
+
+def grouped(engine: Engine, groups: Sequence[Sequence[str]] = GROUPS) -> list[list[Stage]]:
+    """The engine's stages as they share threads. ValueError where `groups` do not hold all of them in order."""
+    by_name = {stage.name: stage for stage in engine.stages}
+    named = [[by_name[name] for name in group if name in by_name] for group in groups]
+    chosen = [group for group in named if group]
+    if [stage.name for group in chosen for stage in group] != list(by_name):
+        raise ValueError(f"groups {groups} do not hold the stages {list(by_name)} in order")
+    return chosen
+
+
 class Pipeline:
     """Runs an engine's stages in threads. `submit` and `reset` may be called from any thread, also from `on_picture`.
 
@@ -60,6 +91,7 @@ class Pipeline:
         on_picture: Callable[[Picture], None],
         groups: Sequence[Sequence[str]] = GROUPS,
         clock: Callable[[], int] = time.perf_counter_ns,
+        observer: Observer | None = None,
     ) -> None:
         """`groups`: names of stages that share a thread, in order; names that the engine does not have are left out."""
         self._on_picture = on_picture
@@ -71,14 +103,12 @@ class Pipeline:
         self._drops: Counter[tuple[str, str]] = Counter()
         self._restarts: Counter[str] = Counter()
         self._tally = threading.Lock()
-        by_name = {stage.name: stage for stage in engine.stages}
-        named = [[by_name[name] for name in group if name in by_name] for group in groups]
-        chosen = [group for group in named if group]
-        if [stage.name for group in chosen for stage in group] != list(by_name):
-            raise ValueError(f"groups {groups} do not hold the stages {list(by_name)} in order")
+        self._observer = observer or Unobserved()
+        chosen = grouped(engine, groups)
         # Poses come one by one; further on a stage may give a burst, and must not push out its own frames.
         doors: list[Door[Work]] = [Door(max(2, engine.burst) if i else 1) for i in range(len(chosen))]
-        self._workers = [_Worker(self, *each) for each in zip(chosen, doors, [*doors[1:], None], strict=True)]
+        numbered = zip(range(len(doors)), chosen, doors, [*doors[1:], None], strict=True)
+        self._workers = [_Worker(self, *each) for each in numbered]
 
     @property
     def epoch(self) -> int:
@@ -170,6 +200,7 @@ class Pipeline:
                 self._crashed(EXIT, work)
             else:
                 self._finished += 1
+                self._observer.took(len(self._workers), work)
 
 
 class _Worker:
@@ -178,6 +209,7 @@ class _Worker:
     def __init__(
         self,
         pipeline: Pipeline,
+        number: int,
         stages: Sequence[Stage],
         door: Door[Work],
         following: Door[Work] | None,
@@ -185,19 +217,21 @@ class _Worker:
         self.name = stages[0].name
         self.door = door
         self.thread = threading.Thread(target=self._run, name=f"liveanchor-{self.name}", daemon=True)
-        self._pipeline, self._stages, self._following = pipeline, stages, following
+        self._pipeline, self._number, self._stages, self._following = pipeline, number, stages, following
         self._epoch = 0
 
     def start(self) -> None:
         self.thread.start()
 
     def _run(self) -> None:
-        while (work := self.door.take()) is not None:
+        observer = self._pipeline._observer
+        while (work := self.door.take(seen=partial(observer.took, self._number))) is not None:
             try:
                 self._renew(work.epoch)
                 works = advance(self._stages, [work], self._pipeline._clock)
             except Exception:  # whatever a stage raises, the show goes on
                 self._pipeline._crashed(self.name, work)
+                observer.crashed(self._number, work)
                 self._reset(CRASHED)
                 continue
             for done in works:

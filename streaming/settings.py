@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         None, description="how past frames are seen; the avatar's own by default"
     )
     seed: int = Field(0, ge=0)
+    record: Path | None = Field(None, description="folder for a pose log of the show; none by default")
     max_viewers: int = Field(8, ge=1, le=1000)
     picture_bitrate: int = Field(2_500_000, ge=100_000, le=20_000_000)
     condition_bitrate: int = Field(300_000, ge=50_000, le=5_000_000)

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.avatar import Person
 from streaming.pacer import Shown
+from streaming.recorder import Recording
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ShowStatus:
     drops: dict[str, int] = field(default_factory=dict)  # frames that never became a picture, by reason
     stage_ns: dict[str, int] = field(default_factory=dict)  # of the last picture, by stage
     person: Person = "unknown"  # whom the pictures show
+    recording: Recording | None = None  # of a pose log; None where there is to be none
     trouble: str = ""  # why there is no show, in a line; empty while there is one
 
 
