@@ -1,0 +1,386 @@
+"""Recording beside a running pipeline, on discs that are good, slow and full; and the command that paints it again."""
+
+from __future__ import annotations
+
+import errno
+import io
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import structlog
+from aiohttp.test_utils import TestClient, TestServer
+from fakes import FakeNetwork, fake_engine, pose_frame
+from test_live import FACE, an_avatar, bank_network, face_networks, networks
+from test_pose_log import FIELDS
+
+import liveanchor
+from engine.avatar import DenoiseFields, FaceFields, LatentFields
+from engine.body import Body
+from engine.errors import InputError
+from engine.live import LiveEngine, load_body
+from engine.picture import Picture
+from engine.pose_log import EVENTS_FILE, Event, Kind, PoseLog, read_events
+from engine.work import Stage, Work
+from streaming.opening import open_replay, open_show
+from streaming.pipeline import Pipeline, grouped
+from streaming.recorder import Backlog, Recorder, check_place
+from streaming.render import in_time
+from streaming.server import build_app
+from streaming.settings import load_settings
+
+
+def wait(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return condition()
+
+
+def work(index: int, epoch: int = 0) -> Work:
+    return Work(index, epoch, pose_frame(index, index))
+
+
+# A show with everything that goes wrong, and the same engine again.
+
+
+@dataclass
+class Rough:
+    """A stage that is late at random, and at random raises before or after it has done its work."""
+
+    inner: Stage
+    rng: random.Random
+    late: float
+    name: str = field(init=False)
+    crashes: int = 0
+
+    def __post_init__(self) -> None:
+        self.name = self.inner.name
+
+    def __call__(self, work: Work) -> list[Work]:
+        time.sleep(self.rng.random() * self.late)
+        self._stumble(0.03)
+        works = self.inner(work)
+        self._stumble(0.03)
+        return works
+
+    def _stumble(self, chance: float) -> None:
+        if self.rng.random() < chance:
+            self.crashes += 1
+            raise RuntimeError("stumbled")
+
+    def flush(self) -> list[Work]:
+        return self.inner.flush()
+
+    def reset(self) -> int:
+        return self.inner.reset()
+
+
+@dataclass
+class RoughEngine:
+    stages: list[Rough]
+    burst: int
+
+
+def stumbling(network: FakeNetwork, rng: random.Random) -> FakeNetwork:
+    """A network that raises at random, so that stages are left with their work half done."""
+    formula = network.formula
+
+    def rough(given: dict[str, np.ndarray]) -> object:
+        if rng.random() < 0.03:
+            raise RuntimeError("out of memory")
+        return formula(given)
+
+    return replace(network, formula=rough, _memory={})  # type: ignore[arg-type]
+
+
+KINDS = ("window", "hop", "bank", "face")
+
+
+def an_engine(kind: str, body: Body, rng: random.Random | None = None) -> LiveEngine:
+    """Engines whose pictures depend on what they painted before. With `rng` their networks raise now and then."""
+    fields = DenoiseFields((999, 499), "sample", noise="per-frame")
+    table, more = networks(3), {"context": 2}
+    if kind == "hop":
+        more = {"context": 1, "hop": 2}
+    elif kind == "bank":
+        fields, more, table = replace(fields, mode="bank", context=2), {}, networks() | {"body_bank": bank_network()}
+    avatar = an_avatar(denoise=fields)
+    if kind == "face":
+        again = FaceFields(True, FACE, latent=LatentFields(3, FACE // 16), denoise=DenoiseFields((999,), "sample"))
+        avatar, table = replace(avatar, face=again), table | face_networks()
+    if rng is not None:
+        table = {name: stumbling(network, rng) for name, network in table.items()}
+    return LiveEngine(avatar, table, seed=3, body=body, **more)
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return load_body(an_avatar())
+
+
+def walking(i: int) -> object:
+    """A performer who walks and turns, so that the staging of the root matters."""
+    frame = pose_frame(i * 40_000_000, i)
+    frame.pose[1] = 0.1 * i
+    return replace(frame, transl=np.array([0.05 * i, 0, 0.02 * i], np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_left_live_leaves_again_byte_for_byte(kind: str, body: Body, tmp_path: Path) -> None:
+    rng = random.Random(kind)
+    left: list[Picture] = []
+
+    def on_picture(picture: Picture) -> None:
+        if rng.random() < 0.05:
+            raise RuntimeError("the viewer left")
+        left.append(picture)
+
+    engine = an_engine(kind, body, rng)
+    groups = [[stage.name for stage in group] for group in grouped(engine)]
+    rough = RoughEngine([Rough(s, rng, 0.04 if s.name == "denoise" else 0.004) for s in engine.stages], engine.burst)
+    recorder = Recorder(tmp_path)
+    recorder.start(engine.described(groups))
+    pipeline = Pipeline(rough, on_picture, observer=recorder)
+    pipeline.start()
+    with structlog.testing.capture_logs():
+        for i in range(250):
+            pipeline.submit(walking(i))
+            if rng.random() < 0.02:
+                pipeline.reset()
+            time.sleep(rng.random() * 0.02)
+        assert wait(lambda: pipeline.stop())
+    assert recorder.stop()
+    drops, restarts = pipeline.drops(), pipeline.restarts()
+    assert len(left) > 20 and len({p.epoch for p in left}) > 1
+    assert drops["body: overtaken"] and drops["denoise: overtaken"] and drops["exit: crashed"]
+    assert restarts["body"] and restarts["denoise"]
+    assert recorder.state().lost == 0 and not recorder.state().trouble
+
+    log = PoseLog.open(tmp_path)
+    again = list(an_engine(kind, body).replay(log))
+    assert [(p.epoch, p.index, p.capture_ns) for p in again] == [(p.epoch, p.index, p.capture_ns) for p in left]
+    for a, b in zip(left, again, strict=True):
+        assert a.image.tobytes() == b.image.tobytes() and a.condition.tobytes() == b.condition.tobytes()
+    assert recorder.state().written == sum(1 for _ in log.events())
+
+    # What the log says beside the poses matters: with the frames that left alone, other pictures come out.
+    fresh = an_engine(kind, body)
+    poses = {(e.epoch, e.index): e.frame for e in log.events() if e.frame is not None}
+    alone: list[Picture] = []
+    for epoch in sorted({p.epoch for p in left}):
+        fresh.reset()
+        alone += [q for p in left if p.epoch == epoch for q in fresh.feed(poses[epoch, p.index])]
+        alone += fresh.flush()
+    assert [a.image.tobytes() for a in alone] != [b.image.tobytes() for b in again]
+
+
+# Discs.
+
+
+@dataclass
+class Disc:
+    """An unbuffered file in memory that takes `room` bytes and at most `most` at once, each write held by `gate`."""
+
+    room: int = 1 << 40
+    most: int = 1 << 40
+    gate: threading.Event | None = None
+    data: bytearray = field(default_factory=bytearray)
+    closed: bool = False
+
+    def write(self, data: memoryview) -> int:
+        if self.gate is not None:
+            self.gate.wait(20)
+        size = min(len(data), self.most, self.room - len(self.data))
+        if not size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.data += data[:size]
+        return size
+
+    def close(self) -> None:
+        self.closed = True
+
+    def events(self) -> list[Event]:
+        return list(read_events(io.BytesIO(bytes(self.data)), "disc"))
+
+
+def test_a_file_that_takes_a_few_bytes_at_once_gets_them_all(tmp_path: Path) -> None:
+    disc = Disc(most=7)
+    recorder = Recorder(tmp_path, opener=lambda file: disc)
+    recorder.start(FIELDS)
+    for i in range(5):
+        recorder.took(0, work(i))
+        recorder.took(1, work(i))
+    recorder.crashed(1, work(4))
+    assert recorder.stop() and disc.closed
+    kinds = [(e.kind, e.group, e.index) for e in disc.events()]
+    assert kinds == [(k, k - 1, i) for i in range(5) for k in (Kind.POSE, Kind.TAKEN)] + [(Kind.CRASHED, 1, 4)]
+    assert recorder.state().written == 11
+
+
+@pytest.mark.parametrize("room", [0, 5, 8 + 3 * 1104 + 700])
+def test_on_a_full_disc_recording_ends_and_the_show_goes_on(room: int, tmp_path: Path) -> None:
+    disc, out = Disc(room), []
+    recorder = Recorder(tmp_path, opener=lambda file: disc)
+    pipeline = Pipeline(fake_engine(), out.append, observer=recorder)
+    with structlog.testing.capture_logs() as logs:
+        recorder.start(FIELDS)
+        pipeline.start()
+        for i in range(40):
+            pipeline.submit(pose_frame(i))
+            assert wait(lambda i=i: len(out) == i + 1)
+        assert wait(lambda: bool(recorder.state().trouble))
+        for i in range(40, 50):
+            pipeline.submit(pose_frame(i))
+            assert wait(lambda i=i: len(out) == i + 1)
+        assert pipeline.stop() and recorder.stop()
+    assert [entry["event"] for entry in logs] == ["recording ended, the show goes on"]
+    state = recorder.state()
+    assert state.trouble == "No space left on device" and state.lost > 0 and disc.closed
+    assert state.written + state.lost == 50 * 3  # a pose, the second group, the exit
+    assert [e.index for e in disc.events() if e.kind is Kind.POSE] == list(
+        range(sum(e.kind is Kind.POSE for e in disc.events()))
+    )
+    assert len(disc.events()) >= state.written
+
+
+def test_a_folder_that_cannot_be_written_ends_recording_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    recorder = Recorder(tmp_path / "file" / "log")
+    with structlog.testing.capture_logs() as logs:
+        recorder.start(FIELDS)
+        assert recorder.stop()
+    recorder.took(0, work(0))
+    assert recorder.state().trouble and recorder.state().lost == 1 and len(logs) == 1
+
+
+def test_a_disc_that_is_too_slow_makes_a_hole_and_holds_up_nobody(tmp_path: Path) -> None:
+    disc = Disc(gate=threading.Event())
+    recorder = Recorder(tmp_path, Backlog(6), lambda file: disc)
+    recorder.start(FIELDS)
+    assert disc.gate is not None
+    for i in range(10):  # nobody waits: the writer has not come past its first bytes
+        recorder.took(0, work(i))
+    assert recorder.state().lost == 4
+    disc.gate.set()
+    assert wait(lambda: recorder.state().written >= 6)
+    recorder.took(0, work(10))
+    assert recorder.stop()
+    seen = [(e.kind, e.index) for e in disc.events()]
+    assert seen == [*((Kind.POSE, i) for i in range(6)), (Kind.HOLE, 4), (Kind.POSE, 10)]
+    (tmp_path / EVENTS_FILE).write_bytes(disc.data)
+    with pytest.raises(InputError, match="a hole: 4 records could not be written"):
+        list(
+            LiveEngine(an_avatar(), networks(), body=load_body(an_avatar())).replay(PoseLog.open(tmp_path), force=True)
+        )
+
+
+def test_a_backlog_never_grows() -> None:
+    backlog = Backlog(3)
+    for i in range(1000):
+        backlog.put(Event(Kind.TAKEN, 1, index=i))
+    assert [(e.kind, e.index) for e in backlog.take()] == [*((Kind.TAKEN, i) for i in range(3)), (Kind.HOLE, 997)]
+    assert (backlog.lost, backlog.take()) == (997, [])
+
+
+def test_a_recording_that_never_began_is_stopped_harmlessly(tmp_path: Path) -> None:
+    assert Recorder(tmp_path / "log").stop()
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_log_is_never_written_over(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "log")
+    FIELDS.write(tmp_path)
+    with pytest.raises(InputError, match="folder: expected one without a pose log, got one with a pose log"):
+        check_place(tmp_path)
+    with pytest.raises(InputError, match="folder: expected a folder to write to"):
+        check_place(tmp_path / "log.toml" / "log")
+
+
+def test_pictures_are_shown_when_they_were_due() -> None:
+    blank = np.zeros((1, 1, 3), np.uint8)
+    times = [1000, 1040, 1041, 1160, 1150, 1400]  # milliseconds
+    ticks = [tick for tick, _ in in_time((Picture(0, 0, t * 10**6, blank, blank) for t in times), 25.0)]
+    assert ticks == [0, 1, 2, 4, 5, 10]
+
+
+# The server and the command, with a small avatar.
+
+
+async def recorded(exported: Path, folder: Path, pictures: int = 12) -> dict[str, object]:
+    """Serve until so many pictures are painted; what `/stats` said last."""
+    settings = load_settings(avatar=exported, record=folder, runtime="onnxruntime", threads=1, seed=5)
+    show = open_show(settings, version="1.2.3")
+    async with TestClient(TestServer(build_app(show, settings))) as client:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            stats = await (await client.get("/stats")).json()
+            assert not stats["trouble"]
+            if stats["recording"]["written"] > 3 * pictures:
+                break
+        metrics = await (await client.get("/metrics")).text()
+    assert 'liveanchor_pose_log_events_total{outcome="written"}' in metrics
+    assert 'liveanchor_pose_log_events_total{outcome="lost"} 0.0' in metrics
+    return stats
+
+
+async def test_a_show_is_recorded_and_rendered_again(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "log"
+    stats = await recorded(exported, folder)
+    assert stats["recording"]["lost"] == 0 and not stats["recording"]["trouble"]  # type: ignore[index]
+    with pytest.raises(InputError, match="a pose log"):
+        open_show(load_settings(avatar=exported, record=folder))
+    fields = PoseLog.open(folder).fields
+    assert (fields.seed, fields.runtime, fields.precision, fields.threads) == (5, "onnxruntime", "f32", 1)
+    assert (fields.folder, fields.program) == (str(exported.resolve()), "1.2.3")
+
+    engine, log, differs = open_replay(folder)
+    pictures = list(engine.replay(log))
+    assert len(pictures) >= 10 and not differs
+    engine, log, differs = open_replay(folder, seed=6)
+    assert differs == ["seed 5 recorded, 6 here"]
+    with pytest.raises(InputError, match="seed: expected 6"):
+        engine.replay(log)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["liveanchor", "render", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            liveanchor.main()
+        return int(ending.value.code or 0), capsys.readouterr().err
+
+    out = tmp_path / "again.mp4"
+    status, said = run(str(folder), "-o", str(out))
+    assert status == 0 and "differ" not in said
+    with av.open(str(out)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    ticks = [tick / 25 for tick, _ in in_time(pictures, 25.0)]
+    np.testing.assert_allclose(times, ticks, atol=1e-3)
+    status, said = run(str(folder), "-o", str(out), "--seed", "6", "--seconds", "0.2")
+    assert status == 0 and "The pictures will differ from those that left live: seed 5 recorded, 6 here" in said
+    with av.open(str(out)) as container:
+        assert 0 < sum(1 for _ in container.decode(video=0)) <= 6
+
+    replace(fields, fingerprint="0").write(folder)
+    status, said = run(str(folder), "-o", str(out))
+    assert status == 1 and "fingerprint: expected" in said
+    (folder / EVENTS_FILE).write_bytes(b"LVALOG\x01\x00")
+    fields.write(folder)
+    status, said = run(str(folder), "-o", str(out))
+    assert status == 1 and "pictures: expected at least one that left, got none" in said
+
+
+def test_the_setting_comes_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "live.toml").write_text('record = "here"\n')
+    assert load_settings(tmp_path / "live.toml").record == Path("here")
+    monkeypatch.setenv("LIVEANCHOR_RECORD", "there")
+    assert load_settings(tmp_path / "live.toml").record == Path("there")
+    assert load_settings(record=Path("elsewhere")).record == Path("elsewhere")
