@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Avatar": "engine.avatar", "bundled_avatar": "engine.avatar", "BodyModel": "engine.body", "Camera": "engine.camera",
     "Condition": "engine.condition", "InputError": "engine.errors", "LiveEngine": "engine.live", "Picture": "engine.picture",
-    "PoseClip": "engine.pose", "PoseFrame": "engine.pose", "Settings": "streaming.settings", "build_app": "streaming.server",
+    "PoseClip": "engine.pose", "PoseFrame": "engine.pose", "PoseLog": "engine.pose_log", "Settings": "streaming.settings", "build_app": "streaming.server",
     "load_networks": "export.runtime:load", "needed": "engine.live", "open_live": "export.live", "open_show": "streaming.opening", "read_clip": "engine.clips",
     "resample": "engine.resample", "standin_path": "engine.standin", "write_clip": "engine.clips",
 }  # fmt: skip
@@ -167,7 +167,7 @@ def send(
 
 
 @app.command(
-    epilog="Examples:  liveanchor render -o anchor.mp4   |   liveanchor render talk.npz --audio talk.wav -o talk.mp4"
+    epilog="Examples:  liveanchor render talk.npz --audio talk.wav -o talk.mp4   |   liveanchor render RECORDED -o show.mp4"
 )
 def render(
     clip: Annotated[

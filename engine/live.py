@@ -127,7 +127,8 @@ class LiveEngine:
 
         InputError at once where another avatar, seed, number of steps or mode was recorded, unless `force`, and where
         the stages are others; later, once it is reached, where the log has a hole or is damaged. The engine is reset
-        before, and is to be reset before it is used for anything else.
+        before, and is to be reset before it is used for anything else. It does not know the runtime, nor from which file
+        its `body` came: those are to be compared by whoever opened them, see `log.fields`.
         """
         where, groups = str(log.folder / FIELDS_FILE), log.fields.groups
         by_name = {stage.name: stage for stage in self.stages}

@@ -125,8 +125,8 @@ def open_replay(folder: Path, **options: Any) -> tuple[LiveEngine, PoseLog, list
             continue
         if given.keys().isdisjoint(ASKS[name]):
             hint = f"--{ASKS[name][0]} asks for another one" if ASKS[name] else ""
-            raise InputError(str(folder / FIELDS_FILE), name, f"{mine}, as here", str(theirs), hint)
-        differs.append(f"{name} {theirs} recorded, {mine} here")
+            raise InputError(str(folder / FIELDS_FILE), name, f"{mine or 'none'}, as here", str(theirs or "none"), hint)
+        differs.append(f"{name} {theirs or 'none'} recorded, {mine or 'none'} here")
     return engine, log, differs
 
 
