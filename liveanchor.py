@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Avatar": "engine.avatar", "bundled_avatar": "engine.avatar", "BodyModel": "engine.body", "Camera": "engine.camera",
     "Condition": "engine.condition", "InputError": "engine.errors", "LiveEngine": "engine.live", "Picture": "engine.picture",
-    "PoseClip": "engine.pose", "PoseFrame": "engine.pose", "Settings": "streaming.settings", "build_app": "streaming.server",
+    "PoseClip": "engine.pose", "PoseFrame": "engine.pose", "PoseLog": "engine.pose_log", "Settings": "streaming.settings", "build_app": "streaming.server",
     "load_networks": "export.runtime:load", "needed": "engine.live", "open_live": "export.live", "open_show": "streaming.opening", "read_clip": "engine.clips",
     "resample": "engine.resample", "standin_path": "engine.standin", "write_clip": "engine.clips",
 }  # fmt: skip
@@ -65,8 +65,10 @@ BoneMap = Annotated[
 ]
 AvatarFolder = Annotated[Path | None, typer.Option("--avatar", help="Avatar folder; the bundled anchor by default.")]
 BodyFile = Annotated[Path | None, typer.Option("--body", help="Your own SMPLX_*.npz; the stand-in body by default.")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="What runs the networks: auto, openvino, onnxruntime.")]
-Precision = Annotated[str, typer.Option(help="auto, f32 or bf16.")]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="What runs the networks: auto, openvino, onnxruntime.")
+]
+Precision = Annotated[str | None, typer.Option(help="auto, f32 or bf16.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the avatar's own number by default.")]
 Mode = Annotated[
@@ -77,7 +79,7 @@ Overlap = Annotated[
     int | None,
     typer.Option(min=0, help="Frames that two windows share; in causal mode past frames beside the new ones."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the noise: the same poses and seed give the same pictures.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the noise: the same poses and seed give the same pictures.")]
 
 
 @app.callback()
@@ -107,14 +109,14 @@ def serve(
     body: BodyFile = None,
     format: ClipFormat = None,
     bone_map: BoneMap = None,
-    runtime: Annotated[str | None, typer.Option(help="What runs the networks: auto, openvino, onnxruntime.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, f32 or bf16.")] = None,
+    runtime: RuntimeName = None,
+    precision: Precision = None,
     threads: Threads = None,
     steps: Steps = None,
     mode: Mode = None,
     window: Window = None,
     overlap: Overlap = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    seed: Seed = None,
     govern: Annotated[
         bool | None,
         typer.Option("--govern/--no-govern", help="Paint cheaper while delay or frame rate are over budget."),
@@ -124,6 +126,9 @@ def serve(
     ] = None,
     fps_budget: Annotated[
         float | None, typer.Option(help="The governor's: painted pictures a second; the avatar's by default.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for a pose log of the show; `liveanchor render` paints it again.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with these settings; LIVEANCHOR_* variables come before it.")
@@ -142,9 +147,10 @@ def serve(
         config, pose=pose, audio=audio, host=host, port=port, udp_port=udp_port, loop=loop, avatar=avatar, body=body,
         format=format, bone_map=bone_map, runtime=runtime, precision=precision, threads=threads, steps=steps, mode=mode,
         window=window, overlap=overlap, seed=seed, govern=govern, delay_budget_ms=delay_budget_ms, fps_budget=fps_budget,
+        record=record,
     )  # fmt: skip
     set_up_logs(settings.log_format)
-    show = open_show(settings)
+    show = open_show(settings, version=__version__)
     server = build_app(show, settings, on_pose=show.on_pose, version=__version__)
     run(server, settings.host, settings.port, ready=lambda url: typer.echo(f"The anchor is at {url}   (Ctrl-C ends)"))
 
@@ -179,10 +185,15 @@ def send(
 
 
 @app.command(
-    epilog="Examples:  liveanchor render -o anchor.mp4   |   liveanchor render talk.npz --audio talk.wav -o talk.mp4"
+    epilog="Examples:  liveanchor render talk.npz --audio talk.wav -o talk.mp4   |   liveanchor render RECORDED -o show.mp4"
 )
 def render(
-    clip: Annotated[Path | None, typer.Argument(help="SMPL-X or BVH clip; the bundled one by default.")] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Argument(
+            help="SMPL-X or BVH clip, or a folder that `serve --record` wrote; the bundled clip by default."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .mp4, .mov or .mkv.")] = Path("anchor.mp4"),
     audio: Annotated[Path | None, typer.Option(help="Sound that belongs to the clip.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first so many seconds.")] = None,
@@ -190,8 +201,8 @@ def render(
     body: BodyFile = None,
     format: ClipFormat = None,
     bone_map: BoneMap = None,
-    runtime: RuntimeName = "auto",
-    precision: Precision = "auto",
+    runtime: RuntimeName = None,
+    precision: Precision = None,
     threads: Threads = None,
     steps: Steps = None,
     mode: Annotated[
@@ -200,9 +211,13 @@ def render(
     ] = None,
     window: Window = None,
     overlap: Overlap = None,
-    seed: Seed = 0,
+    seed: Seed = None,
 ) -> None:
-    """Paint a clip into a file: the same engine as live, without hurry. `offline` is the published algorithm, whole."""
+    """Paint a clip into a file: the same engine as live, without hurry. `offline` is the published algorithm, whole.
+
+    A folder that holds a pose log gives the pictures that left live, as its log.toml says; options that say otherwise
+    give others.
+    """
     from engine.avatar import bundled_avatar
     from engine.clips import read_clip
     from streaming.audio import read_audio
@@ -210,6 +225,13 @@ def render(
     from streaming.render import render as paint
     from streaming.settings import load_settings
 
+    options: dict[str, Any] = {
+        "avatar": avatar, "body": body, "runtime": runtime, "precision": precision, "threads": threads, "steps": steps,
+        "mode": mode, "window": window, "overlap": overlap, "seed": seed,
+    }  # fmt: skip
+    if clip is not None and clip.is_dir():
+        _render_log(clip, out, audio, seconds, options)
+        return
     folder = avatar or bundled_avatar()
     if clip is None:
         clip, own = bundled_clip(folder)
@@ -218,24 +240,30 @@ def render(
     if seconds is not None:
         poses = poses.first(seconds)
     speech: np.ndarray | None = read_audio(audio) if audio is not None else None
-    settings = load_settings(
-        avatar=avatar,
-        body=body,
-        runtime=runtime,
-        precision=precision,
-        threads=threads,
-        steps=steps,
-        mode=mode,
-        window=window,
-        overlap=overlap,
-        seed=seed,
-    )
+    settings = load_settings(**options)
     with _progress("painting", "pictures") as bar:
         task = bar.add_task("loading", total=None)
         engine: LiveEngine = open_engine(settings)
         bar.update(task, description="painting")
         paint(engine, poses, speech, out, lambda done, total: bar.update(task, completed=done, total=total))
     typer.echo(f"{out}: {poses.seconds:.1f} s, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _render_log(folder: Path, out: Path, audio: Path | None, seconds: float | None, options: dict[str, Any]) -> None:
+    from streaming.audio import read_audio
+    from streaming.opening import open_replay
+    from streaming.render import render_log
+
+    speech = read_audio(audio) if audio is not None else None
+    with _progress("painting", "pictures") as bar:
+        task = bar.add_task("loading", total=None)
+        engine, log, differs = open_replay(folder, **options)
+        bar.update(task, description="painting")
+        if differs:
+            typer.echo(f"The pictures will differ from those that left live: {'; '.join(differs)}", err=True)
+        report = lambda done: bar.update(task, completed=done)  # noqa: E731
+        render_log(engine, log, speech, out, seconds, force=bool(differs), progress=report)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command(epilog="Examples:  liveanchor doctor   |   liveanchor doctor --json")

@@ -8,6 +8,7 @@ It knows the fields and their limits, not how a graph is run or what the network
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -180,6 +181,20 @@ class Avatar:
         half, file = folder / f".{FILE}.part", folder / FILE
         half.write_text(text, encoding="utf-8")
         return half.replace(file)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files that tell this avatar from others, those missing left out.
+
+        `avatar.toml`, the list of exported graphs, which holds checksums of graphs and weights, and the files of
+        appearance and body.
+        """
+        digest = hashlib.sha256()
+        for name in (FILE, "graphs.json", *(relative for _, relative in _files(replace(self, networks={})))):
+            file = self.folder / name
+            if file.is_file():
+                with file.open("rb") as stream:
+                    digest.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
 
     def body_file(self) -> Path | None:
         """The SMPL-X file that this avatar names; None: the stand-in."""

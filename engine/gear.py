@@ -7,7 +7,7 @@ engine.feed(frame, cheaper)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from engine.avatar import Avatar
 
@@ -37,6 +37,11 @@ class Gear:
     def every(self, part: str) -> int:
         """Which frames' "face" or "hands" are painted a second time."""
         return {"face": self.face_every, "hands": self.hands_every}[part]
+
+    def given(self) -> dict[str, int]:
+        """What is not the engine's own, by name: `Gear(**gear.given()) == gear`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(OWN, name)}
 
     def __str__(self) -> str:
         """The gear in words."""

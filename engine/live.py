@@ -11,8 +11,9 @@ It puts an avatar's stages together and runs them one after the other; others ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -27,8 +28,10 @@ from engine.network import Network
 from engine.noise import Noise
 from engine.picture import Picture
 from engine.pose import PoseFrame
+from engine.pose_log import ENGINE_FIELDS, FIELDS_FILE, LogFields, PoseLog
 from engine.predict import Conditioned, Memory, Predictor, WindowPredictor
 from engine.repaint import RepaintStage
+from engine.replay import replay
 from engine.sampler import Sampler
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.stages import BodyStage, ConditionStage, DecodeStage, DenoiseStage
@@ -80,6 +83,8 @@ class LiveEngine:
         self.person = avatar.person
         self.gears = tuple(dict.fromkeys((OWN, *gears)))
         self.epoch = 0
+        self._seed = seed
+        self._context = self.avatar.denoise.context if context is None else context
         self._clock = clock
         self._index = 0
         where = str(avatar.folder)
@@ -122,6 +127,56 @@ class LiveEngine:
         self._index = 0
         for stage in self.stages:
             stage.reset()
+
+    def described(self, groups: Sequence[Sequence[str]]) -> LogFields:
+        """What a pose log says of this engine, whose stages share threads in `groups`, by their names.
+
+        InputError in mode "offline", which is never live.
+        """
+        fields, own = self.avatar.denoise, self._denoise.mode_of(OWN)
+        if own.delay is None or own.burst is None:
+            raise InputError("pose log", "mode", "exact, causal or bank: live", fields.mode)
+        exact = fields.mode == "exact"
+        return LogFields(
+            avatar=self.avatar.name,
+            fingerprint=self.avatar.fingerprint(),
+            seed=self._seed,
+            steps=len(fields.timesteps),
+            mode=fields.mode,
+            window=fields.window if exact else self._context + own.burst,
+            overlap=fields.overlap if exact else self._context,
+            context=self._context,
+            hop=own.burst,
+            delay=own.delay,
+            fps=self.fps,
+            groups=tuple(tuple(group) for group in groups),
+            gears=tuple(gear.given() for gear in self.gears),
+        )
+
+    def replay(self, log: PoseLog, force: bool = False) -> Iterator[Picture]:
+        """The pictures that left while `log` was recorded, in order; on the same runtime the very same bytes.
+
+        InputError at once where another avatar, seed, number of steps, mode or window was recorded, unless `force`, and where
+        the stages or the delay are others or a gear is missing; later, once it is reached, where the log has a hole or is
+        damaged. A log that another avatar took over from ends there, with all that this one had begun. The engine is reset
+        before, and is to be reset before it is used for anything else. It does not know the runtime, nor from which file
+        its `body` came: those are to be compared by whoever opened them, see `log.fields`.
+        """
+        where, groups = str(log.folder / FIELDS_FILE), log.fields.groups
+        by_name = {stage.name: stage for stage in self.stages}
+        if list(chain(*groups)) != list(by_name) or not all(groups):
+            raise InputError(where, "groups", f"the stages {', '.join(by_name)}", repr(groups))
+        own = self.described(groups)
+        for name in ("delay",) if force else (*ENGINE_FIELDS, "delay"):
+            if (mine := getattr(own, name)) != (recorded := getattr(log.fields, name)):
+                raise InputError(where, name, f"{mine}, as this engine has it", str(recorded))
+        gears = log.fields.prepared(where)
+        for gear in gears:
+            if gear.body not in {gear.body for gear in self.gears}:
+                raise InputError(where, "gears", f"those of this engine: {', '.join(map(str, self.gears))}", str(gear))
+        self.reset()
+        stages = [[by_name[name] for name in group] for group in groups]
+        return replay(log.events(), stages, gears, self.burst, self._clock, log.where)
 
     def warm_up(self) -> None:
         """Paint a frame in every gear for nobody, before the stream, so that the first real ones find everything compiled."""

@@ -87,6 +87,7 @@ class RepaintStage:
 
     def reset(self) -> int:
         self._position = 0
+        self.mode.reset()  # a network may have raised between its crops
         return 0
 
     def _due(self, every: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -69,6 +69,13 @@ def advance(stages: Iterable[Stage], works: list[Work], clock: Callable[[], int]
     for stage in stages:
         works = [done for work in works for done in _timed(stage.name, partial(stage, work), clock)]
     return works
+
+
+def held_back(stages: Sequence[Stage]) -> Iterator[tuple[Work, Sequence[Stage]]]:
+    """The stream ends: each frame that one of `stages` holds back, and the stages that are still before it, in order."""
+    for i, stage in enumerate(stages):
+        for work in stage.flush():
+            yield work, stages[i + 1 :]
 
 
 def flush(stages: Sequence[Stage], clock: Callable[[], int]) -> list[Work]:

@@ -145,6 +145,13 @@ def describe() -> list[RuntimeInfo]:
     return infos
 
 
+def resolved(runtime: str, precision: str) -> tuple[str, str]:
+    """What `load` takes here for that runtime and precision, either of which may be "auto". InputError as from `load`."""
+    name = _choose(runtime).name
+    auto = next(info.precision for info in describe() if info.name == name)
+    return name, auto if precision == "auto" else precision
+
+
 def _choose(runtime: str) -> _Known:
     for known in LADDER:
         if known.name == runtime or (runtime == "auto" and _version(known.package)):

@@ -28,6 +28,7 @@ from streaming.jitter import JitterBuffer
 from streaming.motion import Motion
 from streaming.pacer import Pacer, Shown
 from streaming.pipeline import Engine
+from streaming.recorder import Recorder
 from streaming.relay import Relay
 from streaming.show import ShowStatus
 from streaming.sources.file import Player
@@ -62,6 +63,7 @@ class LiveShow:
         sound: str = "",
         udp: tuple[str, int] | None = None,
         governor: Governor | None = None,
+        recorder: Recorder | None = None,
         clock: Clock | None = None,
         another: Callable[[Path], Cast] | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class LiveShow:
 
         `governor`: chooses the gear of each frame; its ladder is the engine's. Without one frames are in the engine's own.
         `another` opens the avatar in a folder, for `swap`; its engine has the same gears.
+        `recorder`: writes a pose log of what is painted, until another avatar takes over; `prepare` starts it.
         """
         self.fps = fps
         self.trouble = ""  # why it cannot go on, in a line
@@ -79,6 +82,7 @@ class LiveShow:
         self._swapping = False
         self._swaps: Counter[str] = Counter()
         self._udp = udp
+        self._recorder = recorder
         self._clock = clock or MonotonicClock()
         self._jitter = JitterBuffer()
         self.intake = Intake(self._jitter, self._clock, self._hear)
@@ -112,6 +116,9 @@ class LiveShow:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._relay is not None and not await in_thread(lambda: self._stop_relay(STOP_S)):
             log.warning("the engine did not end in time")
+        recorder = self._recorder
+        if recorder is not None and not await in_thread(recorder.stop):
+            log.warning("the pose log did not end in time")
 
     def take(self, play_ns: int) -> Shown | None:
         """The picture for `play_ns`; the delay jumps only while nobody speaks."""
@@ -144,6 +151,7 @@ class LiveShow:
             governor=self._governor.status() if self._governor is not None else None,
             person=self._credits.shown.person,
             swaps=dict(self._swaps),
+            recording=self._recorder.state() if self._recorder is not None else None,
             trouble=self.trouble,
         )
 
@@ -208,7 +216,9 @@ class LiveShow:
         """Load the engine, then feed it a pose at each tick, for ever."""
         loop, cast = asyncio.get_running_loop(), self._credits.shown
         try:
-            relay = Relay(await in_thread(cast.prepare), lambda picture: self._leave(loop, picture))
+            engine = await in_thread(cast.prepare)
+            relay = Relay(engine, lambda picture: self._leave(loop, picture), self._recorder)
+            del engine  # it lives as long as its pipeline
         except InputError as error:
             self._fail(str(error))
             return

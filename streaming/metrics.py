@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,7 @@ class Meter:
             "governor": governing(status.governor, now_ns),
             "swaps": status.swaps,
             "stages_ms": {stage: round(spent_ns / 1e6, 2) for stage, spent_ns in status.stage_ns.items()},
+            "recording": asdict(status.recording) if status.recording is not None else None,
             "viewers": viewers,
             "uptime_s": round(self.uptime_s(), 1),
             "version": self._version,
@@ -200,4 +202,11 @@ class _Collector(Collector):
         for outcome, count in status.swaps.items():
             swaps.add_metric([outcome], count)
         yield swaps
+        if status.recording is not None:
+            events = CounterMetricFamily("liveanchor_pose_log_events", "Events of the pose log", labels=["outcome"])
+            events.add_metric(["written"], status.recording.written)
+            events.add_metric(["lost"], status.recording.lost)
+            yield events
+            goes_on = not (status.recording.trouble or status.recording.swapped)
+            yield GaugeMetricFamily("liveanchor_pose_log_open", "1 until recording ends", value=float(goes_on))
         yield InfoMetricFamily("liveanchor_build", "This build", value={"version": self._meter._version})

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -49,19 +50,57 @@ class Engine(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Told in time what a replay needs, from the pipeline's threads; must be quick, and must not raise."""
+
+    def took(self, group: int, work: Work) -> None:
+        """The group of that number takes a frame; the one after the last group is the exit: its picture has left."""
+        ...
+
+    def crashed(self, group: int, work: Work) -> None:
+        """The group lost the frame that it had taken, or held back, and is about to be reset."""
+        ...
+
+    def ended(self, group: int, epoch: int) -> None:
+        """The group takes no more frames, and in `epoch` gives what it held back; the exit: all have left."""
+        ...
+
+
+class Unobserved:
+    """Nobody is told."""
+
+    def took(self, group: int, work: Work) -> None: ...
+
+    def crashed(self, group: int, work: Work) -> None: ...
+
+    def ended(self, group: int, epoch: int) -> None: ...
+
+
+def grouped(engine: Engine, groups: Sequence[Sequence[str]] = GROUPS) -> list[list[Stage]]:
+    """The engine's stages as they share threads. ValueError where `groups` do not hold all of them in order."""
+    by_name = {stage.name: stage for stage in engine.stages}
+    named = [[by_name[name] for name in group if name in by_name] for group in groups]
+    chosen = [group for group in named if group]
+    if [stage.name for group in chosen for stage in group] != list(by_name):
+        raise ValueError(f"groups {groups} do not hold the stages {list(by_name)} in order")
+    return chosen
+
+
 class Pipeline:
     """Runs an engine's stages in threads. `submit` and `reset` may be called from any thread, also from `on_picture`.
 
-    `on_picture` is called from the last thread, in order of capture, and must be quick.
+    `on_picture` is called from the last thread, in order of capture, and must be quick. False: the picture goes no further,
+    and whoever says so counts it.
     """
 
     def __init__(
         self,
         engine: Engine,
-        on_picture: Callable[[Picture], None],
+        on_picture: Callable[[Picture], bool | None],
         groups: Sequence[Sequence[str]] = GROUPS,
         clock: Callable[[], int] = time.perf_counter_ns,
         begin: tuple[int, int] = (0, 0),
+        observer: Observer | None = None,
     ) -> None:
         """`groups`: names of stages that share a thread, in order; names that the engine does not have are left out.
 
@@ -76,14 +115,12 @@ class Pipeline:
         self._drops: Counter[tuple[str, str]] = Counter()
         self._restarts: Counter[str] = Counter()
         self._tally = threading.Lock()
-        by_name = {stage.name: stage for stage in engine.stages}
-        named = [[by_name[name] for name in group if name in by_name] for group in groups]
-        chosen = [group for group in named if group]
-        if [stage.name for group in chosen for stage in group] != list(by_name):
-            raise ValueError(f"groups {groups} do not hold the stages {list(by_name)} in order")
+        self._observer = observer or Unobserved()
+        chosen = grouped(engine, groups)
         # Poses come one by one; further on a stage may give a burst, and must not push out its own frames.
         doors: list[Door[Work]] = [Door(max(2, engine.burst) if i else 1) for i in range(len(chosen))]
-        self._workers = [_Worker(self, *each) for each in zip(chosen, doors, [*doors[1:], None], strict=True)]
+        numbered = zip(range(len(doors)), chosen, doors, [*doors[1:], None], strict=True)
+        self._workers = [_Worker(self, *each) for each in numbered]
 
     @property
     def epoch(self) -> int:
@@ -162,6 +199,10 @@ class Pipeline:
         with self._tally:
             return dict(self._restarts)
 
+    def _end(self) -> None:
+        self._observer.ended(len(self._workers), self._epoch)
+        self._on_end()
+
     def _drop(self, stage: str, reason: str, count: int = 1) -> None:
         with self._tally:
             self._drops[stage, reason] += count
@@ -186,11 +227,13 @@ class Pipeline:
                 self._drop(EXIT, STALE)
                 return
             try:
-                self._on_picture(work.picture())
+                left = self._on_picture(work.picture()) is not False
             except Exception:  # whatever a viewer's code raises, the show goes on
                 self._crashed(EXIT, work)
-            else:
+                return
+            if left:
                 self._finished += 1
+                self._observer.took(len(self._workers), work)
 
 
 class _Worker:
@@ -199,6 +242,7 @@ class _Worker:
     def __init__(
         self,
         pipeline: Pipeline,
+        number: int,
         stages: Sequence[Stage],
         door: Door[Work],
         following: Door[Work] | None,
@@ -206,14 +250,15 @@ class _Worker:
         self.name = stages[0].name
         self.door = door
         self.thread = threading.Thread(target=self._run, name=f"liveanchor-{self.name}", daemon=True)
-        self._pipeline, self._stages, self._following = pipeline, stages, following
+        self._pipeline, self._number, self._stages, self._following = pipeline, number, stages, following
         self._epoch = pipeline.epoch
 
     def start(self) -> None:
         self.thread.start()
 
     def _run(self) -> None:
-        while (work := self.door.take()) is not None:
+        seen = partial(self._pipeline._observer.took, self._number)
+        while (work := self.door.take(seen=seen)) is not None:
             self._renew(work.epoch)
             self._paint(self._stages, work)
         if self.door.closed:
@@ -226,6 +271,7 @@ class _Worker:
             works = advance(stages, [work], self._pipeline._clock)
         except Exception:  # whatever a stage raises, the show goes on
             self._pipeline._crashed(self.name, work)
+            self._pipeline._observer.crashed(self._number, work)
             self._reset(CRASHED)
             return
         for done in works:
@@ -237,6 +283,7 @@ class _Worker:
     def _end(self) -> None:
         """After the last frame: what stages hold back goes on its way, then the next thread ends."""
         self._renew(self._pipeline.epoch)
+        self._pipeline._observer.ended(self._number, self._epoch)
         for i, stage in enumerate(self._stages):
             try:
                 held_back = flush([stage], self._pipeline._clock)
@@ -248,7 +295,7 @@ class _Worker:
         self._reset(CRASHED)  # a stage that could not be flushed still has its frames
         self._stages = ()  # an engine is large: it does not wait for the garbage collector
         if self._following is None:
-            self._pipeline._on_end()
+            self._pipeline._end()
         else:
             self._following.end()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -87,12 +88,18 @@ class Door(Generic[T]):
             self._changed.notify()
             return True
 
-    def take(self, timeout: float | None = None) -> T | None:
-        """The oldest item that is left; None after `timeout` seconds, once the door is closed, or after the last."""
+    def take(self, timeout: float | None = None, seen: Callable[[T], None] = lambda item: None) -> T | None:
+        """The oldest item that is left; None after `timeout` seconds, once the door is closed, or after the last.
+
+        `seen` is called with it before anything else passes; it must be quick.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._ending or len(self._queue) > 0, timeout)
             self._changed.notify_all()  # somebody may wait for room
-            return None if self._closed else self._queue.take()
+            item = None if self._closed else self._queue.take()
+            if item is not None:
+                seen(item)
+            return item
 
     def begin(self, epoch: int) -> None:
         """From here on `epoch`: whatever waits of an older one dies."""

@@ -24,7 +24,7 @@ import structlog
 from engine.gear import OWN, Gear
 from engine.picture import Picture
 from engine.pose import PoseFrame
-from streaming.pipeline import CRASHED, EXIT, Engine, Pipeline
+from streaming.pipeline import CRASHED, EXIT, Engine, Observer, Pipeline
 from streaming.succession import Succession
 
 SWAP = "swap"  # where frames end that a swap or a reset during one takes out
@@ -47,13 +47,14 @@ class Relay:
     `on_picture` must be quick, and must not call the relay.
     """
 
-    def __init__(self, engine: Engine, on_picture: Callable[[Picture], None]) -> None:
+    def __init__(self, engine: Engine, on_picture: Callable[[Picture], None], observer: Observer | None = None) -> None:
+        """`observer` is told of this engine's frames; those that take over from it are not observed."""
         self._on_picture = on_picture
         self._order = threading.Lock()  # held while pictures leave; taken within a pipeline's own, never around it
         self._succession = Succession()
         self._submitted = self._finished = 0
         self._retired: Counter[str] = Counter()  # drops of those that have ended
-        self._line = self._new_line(0, engine, (0, 0))
+        self._line = self._new_line(0, engine, (0, 0), observer)
         self._old: _Line | None = None  # from which it takes over
         self._lines = [self._line]  # those that have not ended
 
@@ -146,12 +147,14 @@ class Relay:
             drops.update({f"{SWAP}: {reason}": count for reason, count in self._succession.drops.items()})
         return {reason: count for reason, count in sorted(drops.items()) if count}
 
-    def _new_line(self, number: int, engine: Engine, begin: tuple[int, int]) -> _Line:
-        return _Line(number, Pipeline(engine, lambda picture: self._take(number, picture), begin=begin))
+    def _new_line(self, number: int, engine: Engine, begin: tuple[int, int], observer: Observer | None = None) -> _Line:
+        return _Line(number, Pipeline(engine, partial(self._take, number), begin=begin, observer=observer))
 
-    def _take(self, number: int, picture: Picture) -> None:
+    def _take(self, number: int, picture: Picture) -> bool:
+        """Whether `picture` leaves now; it may have to wait, or be the one that is cut off."""
         with self._order:
-            self._give(self._succession.take(number, picture))
+            left = self._give(self._succession.take(number, picture))
+            return any(each is picture for each in left)
 
     def _retire(self, line: _Line) -> None:
         """The last frame of `line` has left it: called in its last thread."""
@@ -163,7 +166,9 @@ class Relay:
             self._give(self._succession.end(line.number))
         line.ended.set()
 
-    def _give(self, pictures: list[Picture]) -> None:
+    def _give(self, pictures: list[Picture]) -> list[Picture]:
+        """Those that left."""
+        left = []
         for picture in pictures:
             try:
                 self._on_picture(picture)
@@ -171,4 +176,6 @@ class Relay:
                 self._retired[f"{EXIT}: {CRASHED}"] += 1
                 _log.exception("a picture could not leave", frame=picture.index, epoch=picture.epoch)
             else:
+                left.append(picture)
                 self._finished += 1
+        return left

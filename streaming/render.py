@@ -6,9 +6,10 @@ Every file says that its pictures are generated: in its metadata, and in the str
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -18,8 +19,10 @@ import numpy as np
 
 from engine.avatar import Person
 from engine.errors import InputError
+from engine.live import LiveEngine
 from engine.picture import Picture
 from engine.pose import PoseClip, PoseFrame
+from engine.pose_log import PoseLog
 from engine.resample import resample
 from streaming import h264, provenance
 from streaming.audio import fitted
@@ -59,8 +62,52 @@ def render(
     poses = resample(clip, engine.fps)
     sound = None if audio is None else fitted(audio, round(len(poses) / engine.fps * SAMPLE_RATE))
     engine.reset()
+    _write(engine, enumerate(_pictures(engine, poses)), sound, out, lambda done: progress(done, len(poses)))
+
+
+def render_log(
+    engine: LiveEngine,
+    log: PoseLog,
+    audio: np.ndarray | None,
+    out: Path,
+    seconds: float | None = None,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Paint what left live while `log` was recorded, each picture shown from its pose's time on, like `render`.
+
+    `seconds`: only the first so many. `audio` begins with the first picture and ends with the last one. `force`: also
+    where the engine is another. `progress` is called with the pictures done. InputError also where nothing left.
+    """
+    pictures = engine.replay(log, force)
+    first = next(pictures, None)
+    if first is None:
+        raise InputError(log.where, "pictures", "at least one that left", "none")
+    start_ns = first.capture_ns
+    shown: Iterator[Picture] = chain([first], pictures)
+    if seconds is not None:
+        shown = takewhile(lambda picture: picture.capture_ns - start_ns < seconds * 1e9, shown)
+    _write(engine, in_time(shown, engine.fps), audio, out, progress)
+
+
+def in_time(pictures: Iterable[Picture], fps: float) -> Iterator[tuple[int, Picture]]:
+    """Pictures and the ticks at `fps` at which they were due: the first at 0, no two at one."""
+    start_ns, tick = None, -1
+    for picture in pictures:
+        start_ns = picture.capture_ns if start_ns is None else start_ns
+        tick = max(tick + 1, round((picture.capture_ns - start_ns) / 1e9 * fps))
+        yield tick, picture
+
+
+def _write(
+    engine: Painter,
+    pictures: Iterable[tuple[int, Picture]],
+    sound: np.ndarray | None,
+    out: Path,
+    progress: Callable[[int], None],
+) -> None:
+    """A whole file of `pictures` and the ticks at which they are shown, or none."""
     with _whole_file(out) as (half, container_format):
-        pictures = _pictures(engine, poses)
         with av.open(str(half), "w", format=container_format) as container:
             container.metadata.update(provenance.tags(engine.person, out.stem))
             _encode(
@@ -69,7 +116,7 @@ def render(
                 engine.fps,
                 sound,
                 provenance.user_data(engine.person),
-                lambda done: progress(done, len(poses)),
+                progress,
             )
         if container_format == "mp4":  # where FFmpeg writes no XMP by itself
             with half.open("ab") as file:
@@ -84,7 +131,7 @@ def _pictures(engine: Painter, poses: PoseClip) -> Iterator[Picture]:
 
 def _encode(
     container: Any,
-    pictures: Iterator[Picture],
+    pictures: Iterable[tuple[int, Picture]],
     fps: float,
     sound: np.ndarray | None,
     mark: bytes,
@@ -92,21 +139,22 @@ def _encode(
 ) -> None:
     """Mux pictures and sound side by side, the sound always just ahead of the picture it belongs to."""
     rate = Fraction(fps).limit_denominator(1001)
-    video, track = None, None
-    for done, picture in enumerate(pictures):
+    video, track, end = None, None, 0
+    for done, (tick, picture) in enumerate(pictures):
         if video is None:
             video = _video_stream(container, picture.image, rate)
             track = _Track(container, sound) if sound is not None else None
+        end = round((tick + 1) / fps * SAMPLE_RATE)
         if track is not None:
-            track.write_until(round((done + 1) / fps * SAMPLE_RATE))
+            track.write_until(end)
         frame = av.VideoFrame.from_ndarray(picture.image, format="rgb24")
-        frame.pts, frame.time_base = done, 1 / rate
+        frame.pts, frame.time_base = tick, 1 / rate
         container.mux([_marked(packet, mark) for packet in video.encode(frame)])
         progress(done + 1)
     if video is not None:
         container.mux([_marked(packet, mark) for packet in video.encode()])
     if track is not None:
-        track.close()
+        track.close(end)
 
 
 def _video_stream(container: Any, image: np.ndarray, rate: Fraction) -> Any:
@@ -158,9 +206,9 @@ class _Track:
             self._container.mux(self._stream.encode(frame))
             self._done += len(chunk)
 
-    def close(self) -> None:
-        """Write the rest, and what the encoder still holds."""
-        self.write_until(len(self._samples))
+    def close(self, sample: int) -> None:
+        """Write up to `sample`, and what the encoder still holds."""
+        self.write_until(sample)
         self._container.mux(self._stream.encode())
 
 

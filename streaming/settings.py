@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     fps_budget: float | None = Field(
         None, gt=0, le=240, description="painted pictures a second, for the governor; the avatar's by default"
     )
+    record: Path | None = Field(None, description="folder for a pose log of the show; none by default")
     max_viewers: int = Field(8, ge=1, le=1000)
     picture_bitrate: int = Field(2_500_000, ge=100_000, le=20_000_000)
     condition_bitrate: int = Field(300_000, ge=50_000, le=5_000_000)

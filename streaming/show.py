@@ -10,6 +10,7 @@ import numpy as np
 from engine.avatar import Person
 from streaming.governor import GovernorStatus
 from streaming.pacer import Shown
+from streaming.recorder import Recording
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ShowStatus:
     governor: GovernorStatus | None = None  # None where there is none
     person: Person = "unknown"  # whom the last picture shows
     swaps: dict[str, int] = field(default_factory=dict)  # of the avatar, by outcome
+    recording: Recording | None = None  # of a pose log; None where there is to be none
     trouble: str = ""  # why there is no show, in a line; empty while there is one
 
 

@@ -66,6 +66,7 @@ def test_shell_completion_is_offered(capsys: pytest.CaptureFixture[str], monkeyp
     ("arguments", "words"),
     [
         (["render", "missing.npz", "-o", "out.mp4"], ["missing.npz", "expected", "got"]),
+        (["render", ".", "-o", "out.mp4"], ["log.toml", "no such file"]),
         (["render", "{text}", "-o", "out.mp4"], ["motion.npz", "expected", "got"]),
         (["serve", "--avatar", "nowhere"], ["nowhere", "avatar.toml"]),
         (["serve", "--pose", "missing.bvh"], ["missing.bvh"]),

@@ -145,6 +145,23 @@ def test_a_hand_that_is_not_seen_stays_and_is_counted() -> None:
     np.testing.assert_array_equal(without.image, before)
 
 
+def test_a_stage_whose_network_raised_begins_anew() -> None:
+    table, noise = networks(), Noise((3, CELLS, CELLS))
+    (whole,) = a_stage(table, noise)(a_work())
+    stage = a_stage(table, noise)
+
+    def fall(given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        raise RuntimeError("out of memory")
+
+    table["hand"].formula = fall
+    with pytest.raises(RuntimeError, match="out of memory"):
+        stage(a_work())
+    table["hand"].formula = diffuse
+    stage.reset()
+    (again,) = stage(a_work())
+    assert np.array_equal(again.image, whole.image)
+
+
 def test_graphs_for_different_numbers_of_crops_are_refused() -> None:
     with pytest.raises(ValueError, match="exported for 1 frames at once, not for 2"):
         a_stage(networks() | {"hand": networks(1)["hand"]}, Noise((3, CELLS, CELLS)))
