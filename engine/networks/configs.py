@@ -69,7 +69,7 @@ TINY = AvatarConfig(
         "decoder_layers": (3, 2, 1),
         "hint_channels": (48, 32),
     },
-    head_vae={"decoder_layers": (2, 1, 1)},
+    head_vae={"decoder_layers": (2, 2, 1)},
     image_encoder={
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -79,7 +79,7 @@ TINY = AvatarConfig(
         "patch_size": 16,
     },
     hand=DiffusionConfig(_tiny_unet(33, 8, (32, 32)), {"channels": (24, 32, 48), "layers": (0, 1, 1)}, 8),
-    hand_vae={"decoder_channels": (56, 48, 32), "decoder_layers": (2, 1, 1), "hint_channels": (32, 24)},
+    hand_vae={"decoder_channels": (56, 48, 32), "decoder_layers": (1, 1, 1), "hint_channels": (32, 24)},
 )
 
 # AutoencoderKL of Stable Diffusion 1.5: latents are an eighth of the picture, 4 deep, and are multiplied by 0.18215.
