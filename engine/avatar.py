@@ -57,7 +57,7 @@ class DenoiseFields:
     overlap: int = 4
     normalisation: Literal["frame", "window"] = "frame"  # over what the networks' statistics pool
     noise: Literal["shared", "per-frame"] = "shared"
-    smoothing: float = 0.0  # how far the predictions of neighbours in a window agree; 0 as published
+    smoothing: float = 0.0  # how far predictions are drawn to both neighbours' in a window; 0 as published
 
 
 @dataclass(frozen=True)

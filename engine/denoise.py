@@ -298,7 +298,6 @@ class Bank:
     anchor: bool = False
     size: int | None = None  # None: as many slots as there are
     _rings: list[dict[str, Array]] = field(default_factory=list, init=False, repr=False)  # one for each step
-    _said: list[Array] = field(default_factory=list, init=False, repr=False)  # (B, 2, C, h, w) for each: the last two
     _done: int = field(default=0, init=False)  # frames that have left
 
     def __post_init__(self) -> None:
@@ -335,20 +334,9 @@ class Bank:
             prediction, new = self.predict.attend(latents, frame, index, ring, min(frame, slots))
             for name, array in new.items():
                 ring[name][:, :, :, slot] = array
-            if self.sampler.smoothing:
-                prediction = self._agreed(prediction, index)
             latents = self.sampler.step(latents, self.sampler.guided(prediction), range(frame, frame + 1), index)
         self._done += 1
         return [latents[0]]
-
-    def _agreed(self, prediction: Array, index: int) -> Array:
-        """The frame's prediction (B, 1, C, h, w), drawn towards what was said of the one before: a window of two."""
-        if len(self._said) == index:
-            self._said.append(zeros_like(prediction, (len(prediction), 2, *prediction.shape[2:])))
-        said = self._said[index]
-        said[:, 0] = said[:, 1]
-        said[:, 1:] = prediction
-        return self.sampler.agreed(said)[:, 1:] if self._done else prediction
 
     def flush(self) -> list[Array]:
         return []

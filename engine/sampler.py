@@ -30,16 +30,16 @@ class Sampler:
     smoothing: float = 0.0  # how far neighbours of a window agree, see `agreed`
 
     def agreed(self, prediction: Array) -> Array:
-        """The predictions (B, n, ...) of a window, each drawn towards its neighbours' there by half of `smoothing` a side.
+        """The predictions (B, n, ...) of a window, each with a neighbour on both sides drawn towards their mean by `smoothing`.
 
-        What stands still then stands stiller. A frame alone, and a window of a network that needs none, is left as it is.
+        What stands still then stands stiller. Towards the past alone it would only lag: a window's first and last frame
+        are left as they are, and so is the newest frame live.
         """
-        if self.smoothing == 0.0 or prediction.shape[1] == 1:
+        if self.smoothing == 0.0 or prediction.shape[1] < 3:
             return prediction
-        change = (0.5 * self.smoothing) * (prediction[:, 1:] - prediction[:, :-1])
         said = copy(prediction)
-        said[:, 1:] -= change
-        said[:, :-1] += change
+        neighbours = 0.5 * (prediction[:, 2:] + prediction[:, :-2])
+        said[:, 1:-1] += self.smoothing * (neighbours - prediction[:, 1:-1])
         return said
 
     def guided(self, prediction: Array) -> Array:

@@ -54,7 +54,7 @@ def write_bundle(
     """Write the avatar that RUNS/<stage>/checkpoint.pt of `clips` make into `out`; what else lies there stays.
 
     `context`: past frames that the body sees beside the new one, and `mode` how. `steps` of the body's denoising: LCM's for one that was
-    distilled, else DDIM's, from the noisiest timestep on in both cases. `smoothing`: how far neighbours in a window agree. `seed` is told, not used. `avatar`: a folder whose
+    distilled, else DDIM's, from the noisiest timestep on in both cases. `smoothing`: see engine.sampler. `seed` is told, not used. `avatar`: a folder whose
     weights stand in for stages that RUNS lacks. InputError where a stage that is needed has not been trained, or a
     checkpoint is broken.
     """

@@ -202,7 +202,7 @@ def bundle(
     mode: Annotated[Mode, typer.Option(help="How it sees them live.")] = Mode.causal,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Denoising steps of the body; see distill.")] = 1,
     smoothing: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How far the predictions of neighbours in a window agree.")
+        float, typer.Option(min=0.0, max=1.0, help="How far predictions are drawn to both neighbours' in a window.")
     ] = 0.0,
     seed: Seed = 0,
 ) -> None:
