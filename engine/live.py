@@ -198,14 +198,19 @@ def window_graph(frames: int) -> str:
 def context_and_hop(mode: Mode, window: int | None, overlap: int | None) -> tuple[int | None, int]:
     """What windows of `window` frames that share `overlap` are to the live modes: past frames and new ones.
 
-    Causal: `overlap` past frames beside the new ones (a quarter of the window where it is not said). A bank: one new frame
-    beside all others. None and 1, an engine's defaults, for other modes and where nothing is said.
+    Causal: `overlap` past frames beside the new ones (a quarter of the window where it is not said; one new frame where only
+    `overlap` is). A bank: one new frame beside all others. None and 1, an engine's defaults, for other modes and where
+    nothing is said. InputError where a bank's two numbers contradict each other.
     """
-    if mode == "bank" and window is not None:
-        return window - 1, 1
     if mode == "causal" and window is not None:
         past = window // 4 if overlap is None else overlap
         return past, window - past
+    if mode == "bank" and window is not None:
+        if overlap not in (None, window - 1):
+            raise InputError("windows", "overlap", f"{window - 1}: a bank takes one new frame a time", str(overlap))
+        return window - 1, 1
+    if mode in ("causal", "bank") and overlap is not None:
+        return overlap, 1
     return None, 1
 
 

@@ -160,6 +160,7 @@ def test_render_paints_in_every_mode(
     for options, line in (
         ("--mode exact --window 4 --overlap 4", "windows: overlap: expected 0 to 3, as the window is 4, got 4"),
         ("--mode bank --window 5", "a bank of"),
+        ("--mode bank --window 5 --overlap 1", "one new frame a time"),
         ("--mode psychic", "'offline', 'exact', 'causal' or 'bank'"),
     ):
         code, _, error = run(capsys, monkeypatch, "render", "-o", str(tmp_path / "no.mp4"), *options.split())

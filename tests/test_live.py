@@ -17,7 +17,7 @@ from engine.avatar import Avatar, CameraFields, ConditionFields, DenoiseFields, 
 from engine.body import Body
 from engine.camera import look_at
 from engine.errors import InputError
-from engine.live import LiveEngine, load_body, needed
+from engine.live import LiveEngine, context_and_hop, load_body, needed
 from engine.picture import Picture
 from engine.pixels import from_network, to_network
 from engine.predict import Predictor
@@ -294,6 +294,16 @@ def test_exact_paints_what_offline_paints(body: Body, steps: int, frames: int) -
         assert any(not np.array_equal(a.image, b.image) for a, b in zip(ours, alone, strict=True))
         early = [p for i in range(frames) for p in live.feed(pose_frame(i * 40_000_000, i))]
         assert len(early) >= frames - live.delay_frames - live.burst + 1  # type: ignore[operator]
+
+
+def test_windows_of_the_live_modes_are_past_frames_and_new_ones() -> None:
+    for mode, window, overlap, wanted in (
+        ("causal", 8, 2, (2, 6)), ("causal", 8, None, (2, 6)), ("causal", None, 0, (0, 1)), ("causal", None, None, (None, 1)),
+        ("bank", 3, None, (2, 1)), ("bank", 3, 2, (2, 1)), ("bank", None, 2, (2, 1)), ("exact", 16, 4, (None, 1)),
+    ):  # fmt: skip
+        assert context_and_hop(mode, window, overlap) == wanted  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="overlap: expected 4: a bank takes one new frame a time, got 2"):
+        context_and_hop("bank", 5, 2)
 
 
 def test_guidance_batches_both_branches() -> None:
