@@ -96,21 +96,24 @@ def published() -> Evaluate:
     return given
 
 
+@pytest.mark.parametrize("frames", [37, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize(("window", "overlap"), SIZES)
-def test_stable_diffusions_shape_in_torch(published: Evaluate, window: int, overlap: int, steps: int) -> None:
-    """Guidance 7.5, W_c 2, one noise for all frames, DDIM; 37 frames end in short windows."""
+def test_stable_diffusions_shape_in_torch(
+    published: Evaluate, window: int, overlap: int, steps: int, frames: int
+) -> None:
+    """Guidance 7.5, W_c 2, one noise for all frames, DDIM; both lengths end in short windows."""
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # networks this small only lose by sharing their work
     try:
-        predict, start = published(37)
+        predict, start = published(frames)
         how = Sampler(Schedule(), spaced(Schedule(), steps), "epsilon", guidance=7.5)
-        whole = offline(torch.from_numpy(start), predict, how, windows(37, window, overlap))
+        whole = offline(torch.from_numpy(start), predict, how, windows(frames, window, overlap))
         live = Exact(how, predict, window, overlap)
         out = [latents.clone() for noise in start for latents in live.push(torch.from_numpy(noise))]
         out += live.flush()
-        assert len(out) == 37 and torch.equal(torch.stack(out), whole)
+        assert len(out) == frames and torch.equal(torch.stack(out), whole)
         assert float((whole[0] - whole[1]).abs().max()) > 0  # conditions differ
     finally:
         torch.set_num_threads(threads)
