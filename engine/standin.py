@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.clips.hands import HandSpace
+from engine.home import cache_home
 from engine.skeleton import EXPRESSION_DIMS, JOINTS, PARENTS
 
 VERTICES, FACES, BETAS = 10475, 20908, 300
@@ -38,8 +39,7 @@ def standin_path() -> Path:
     """The expanded `SMPLX_NEUTRAL.npz`, written to the user's cache on first use (about 110 MB, a second or two)."""
     packed = resources.files("engine") / "data" / "standin.npz"
     content = packed.read_bytes()
-    home = Path(os.environ.get("LIVEANCHOR_CACHE") or Path.home() / ".cache" / "liveanchor")
-    target = home / f"standin-{hashlib.sha256(content).hexdigest()[:12]}" / "SMPLX_NEUTRAL.npz"
+    target = cache_home() / f"standin-{hashlib.sha256(content).hexdigest()[:12]}" / "SMPLX_NEUTRAL.npz"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with resources.as_file(packed) as path:

@@ -13,29 +13,35 @@ from engine import toml
 from engine.avatar import FILE, Avatar
 from engine.networks import folder as stored
 from export.graphs import graphs
-from export.manifest import Manifest
+from export.manifest import Manifest, list_of
 from export.tracing import Traced, trace, write
 
 
-def export_avatar(folder: Path, progress: Callable[[Traced, Path], None] | None = None) -> Avatar:
-    """Write NAME.onnx for every graph, graphs.json, and the graphs' names into avatar.toml; returns the avatar.
+def export_avatar(
+    folder: Path, progress: Callable[[Traced, Path], None] | None = None, precision: str = "f32"
+) -> Avatar:
+    """Write every graph, the list of them, and the graphs' names into avatar.toml; returns the avatar.
 
-    Half an export is never taken for a whole one: the list is written last, and an older one is gone before the first.
+    Half an export is never taken for a whole one: the list is written last, and an older one is gone before the first. Graphs of
+    another precision than float32 lie beside those, and avatar.toml stays as it is.
     InputError where the folder is no avatar's, or its networks are not whole.
     """
     folder = Path(folder)
     avatar = replace(toml.read(folder / FILE, Avatar), folder=folder)  # its graphs need not be there yet
     networks = stored.load(folder)
     where = stored.places(networks)
-    (folder / "graphs.json").unlink(missing_ok=True)
-    weights = {}
+    (folder / list_of(precision)).unlink(missing_ok=True)
+    weights, batches = {}, {}
     for graph in graphs(avatar, networks):
-        traced = trace(graph, where, folder)
-        file = write(traced, folder)
+        traced = trace(graph, where, folder, precision)
+        file = write(traced, folder, precision)
         weights[graph.name] = traced.weights
+        if graph.batch is not None:
+            batches[graph.name] = graph.batch
         if progress is not None:
             progress(traced, file)
-    avatar = replace(avatar, networks={name: f"{name}.onnx" for name in weights})
-    avatar.write(folder)
-    Manifest.of(folder, weights).write(folder)
-    return Avatar.load(folder)
+    if precision == "f32":
+        avatar = replace(avatar, networks={name: f"{name}.onnx" for name in weights})
+        avatar.write(folder)
+    Manifest.of(folder, weights, batches, precision).write(folder)
+    return Avatar.load(folder) if precision == "f32" else avatar

@@ -1,9 +1,9 @@
 """An avatar's networks as graphs: what each one takes and gives, by name, with the picture formats of the live path.
 
 Pictures go in and out as bytes, (1, H, W, 3) uint8, hands two at a time; everything else is float32. Hints travel channels last, (1, h, w, C), as
-runtimes hold them, so that nothing is reordered on the way. Shapes are static, but for the length of `body_windows`' windows,
-which is settled when the graph is loaded. Names are the seam to the engine: what `hint`
-gives, `body` and `decoder` take. It knows torch, not ONNX.
+runtimes hold them, so that nothing is reordered on the way. Shapes are static, but for how many frames or crops there are,
+which is settled when the graph is loaded. Networks compute in whatever precision their weights are in, inputs and outputs stay as
+they are. Names are the seam to the engine: what `hint` gives, `body` and `decoder` take. It knows torch, not ONNX.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engine.networks.folder import AvatarNetworks
 from engine.networks.hint import HintEncoder
 from engine.predict import FILLED, NEW, PAST
 
-TRACED = 3  # frames of the window that `body_windows` is traced with
+TRACED = 3  # frames or crops that an open graph is traced with
 BANK = 2  # past frames of the body's bank, where the avatar's own mode is another
 HINTS = ("hint16", "hint8", "hint4")
 HANDS = 2  # crops that are painted at once
@@ -43,7 +43,18 @@ class Graph:
     inputs: dict[str, Tensor]  # random ones, of the right shape, type and range
     outputs: tuple[str, ...]
     open: tuple[str, ...] = ()  # inputs whose first dimension is open: as many for each of its frames as here
-    frames: int = 1
+    frames: int = 1  # or crops, that `inputs` are of
+    batch: int | None = None  # how many there are live; None: one if it is not open, else any
+
+    def of(self, frames: int) -> dict[str, Tensor]:
+        """`inputs` of so many frames: the first ones, again and again. ValueError where they are not open."""
+        if not self.open and frames != self.frames:
+            raise ValueError(f"{self.name} is a graph for {self.frames}, not for {frames}")
+        at = [i % self.frames for i in range(frames)]
+        return {
+            name: tensor.unflatten(0, (-1, self.frames))[:, at].flatten(0, 1) if name in self.open else tensor
+            for name, tensor in self.inputs.items()
+        }
 
 
 def graphs(avatar: Avatar, networks: AvatarNetworks, seed: int = 0) -> Iterator[Graph]:
@@ -60,18 +71,12 @@ def graphs(avatar: Avatar, networks: AvatarNetworks, seed: int = 0) -> Iterator[
             decoder = DecoderGraph(networks.head_decoder.decoder)
         yield from _appearance("face_appearance", networks, avatar, "head", random)
         encoder = BaseEncoderGraph(vae) if base else EncoderGraph(vae)
-        yield Graph("encoder", encoder, {"image": picture(avatar.face.size, random)}, ("latents",))
+        yield _encoder("encoder", encoder, avatar.face.size, 1, random)
         yield from _guided("face", avatar.face, networks.head, decoder, tokens, random)
     if networks.hand is not None and networks.hand_decoder is not None:
-        both = {"image": pictures(avatar.hands.size, avatar.hands.size, random, HANDS)}
-        yield Graph("hand_encoder", EncoderGraph(vae), both, ("latents",))
+        yield _encoder("hand_encoder", EncoderGraph(vae), avatar.hands.size, HANDS, random)
         decoder = DecoderGraph(networks.hand_decoder.decoder)
         yield from _guided("hand", avatar.hands, networks.hand, decoder, tokens, random, HANDS)
-
-
-def picture(size: int, random: torch.Generator) -> Tensor:
-    """A random picture (1, size, size, 3) uint8."""
-    return pictures(size, size, random)
 
 
 def pictures(height: int, width: int, random: torch.Generator, count: int = 1) -> Tensor:
@@ -87,7 +92,7 @@ class AppearanceGraph(nn.Module):
         self.encoder = encoder
 
     def forward(self, image: Tensor) -> Tensor:
-        return appearance_tokens(self.encoder, image.permute(0, 3, 1, 2).float() / 255)  # type: ignore[arg-type]
+        return appearance_tokens(self.encoder, floats(from_last(image), self) / 255)  # type: ignore[arg-type]
 
 
 class HintGraph(nn.Module):
@@ -98,7 +103,7 @@ class HintGraph(nn.Module):
         self.hint = hint
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hint16, hint8, hint4 = self.hint.from_cells(cells(condition).float() / 255)
+        hint16, hint8, hint4 = self.hint.from_cells(floats(cells(condition), self) / 255)
         return to_last(hint16), to_last(hint8), to_last(hint4)
 
 
@@ -129,7 +134,7 @@ class DiffusionGraph(nn.Module):
         filled: Tensor | None = None,
         *past: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
-        seen = from_last(hint).float() / 255 if hint.dtype == torch.uint8 else from_last(hint)
+        seen = floats(from_last(hint), self) / 255 if hint.dtype == torch.uint8 else from_last(hint)
         if (
             len(appearance) > 1
         ):  # shape[0], as len() would make a number of an open dimension; a branch's tokens for each of its frames
@@ -171,7 +176,7 @@ class EncoderGraph(nn.Module):
         self.encoder, self.latent_norm = vae.encoder, vae.latent_norm
 
     def forward(self, image: Tensor) -> Tensor:
-        latents: Tensor = self.latent_norm(self.encoder.from_cells(cells(image).float() / 127.5 - 1))
+        latents: Tensor = self.latent_norm(self.encoder.from_cells(floats(cells(image), self) / 127.5 - 1))
         return latents
 
 
@@ -183,7 +188,7 @@ class BaseEncoderGraph(nn.Module):
         self.encoder, self.quant_conv, self.channels = vae.encoder, vae.quant_conv, vae.config.latent_channels
 
     def forward(self, image: Tensor) -> Tensor:
-        moments = self.encoder(from_last(image).float() / 127.5 - 1)
+        moments = self.encoder(floats(from_last(image), self) / 127.5 - 1)
         moments = moments if self.quant_conv is None else self.quant_conv(moments)
         return moments[:, : self.channels]  # type: ignore[no-any-return]
 
@@ -214,6 +219,11 @@ class DecoderGraph(nn.Module):
         x = to_last(x)
         n, h, w, c = x.shape
         return x.reshape(n, h, w, 4, c // 4).permute(0, 1, 3, 2, 4).reshape(n, 4 * h, 4 * w, c // 16)  # type: ignore[no-any-return]
+
+
+def floats(x: Tensor, network: nn.Module) -> Tensor:
+    """Bytes as what `network` computes in."""
+    return x.to(next(network.parameters()).dtype)
 
 
 def to_last(x: Tensor) -> Tensor:
@@ -255,40 +265,49 @@ def _guided(
 ) -> Iterator[Graph]:
     """Hint, diffusion and decoder of the body (no `prefix`), or of what is painted again in `crops` at once."""
     latent, denoise, named = fields.latent, fields.denoise, f"{prefix}_" if prefix else ""
-    condition = pictures(fields.size, fields.size, random, crops)
+    condition = pictures(fields.size, fields.size, random, TRACED)
     told, skips, cell = {CONDITION: condition}, {}, 8  # pixels of a latent
     if guided.hint is not None:
         hint, cell = HintGraph(guided.hint), 16
         with torch.no_grad():
             told = dict(zip(HINTS, hint(condition), strict=True))
         skips = {name: told.pop(name) for name in HINTS[1:]}
-        yield Graph(f"{named}hint", hint, {CONDITION: condition}, HINTS)
+        yield Graph(f"{named}hint", hint, {CONDITION: condition}, HINTS, (CONDITION,), TRACED, crops)
     if latent.size * cell != fields.size:
         raise InputError("export", f"{prefix or 'body'}: latent.size", f"{fields.size} / {cell}", str(latent.size))
 
     unet = guided.unet.config
     branches = 1 if denoise.guidance == 1 else 2
 
-    def window(frames: int) -> dict[str, Tensor]:
-        count = branches * frames * crops
+    def several(frames: int) -> dict[str, Tensor]:
+        count = branches * frames
         return {
             "sample": torch.randn(count, unet.in_channels, latent.size, latent.size, generator=random),
             "timestep": torch.full((count,), 999),
-            **{name: array.repeat(count // crops, 1, 1, 1) for name, array in told.items()},
+            **{name: array[:frames].repeat(branches, 1, 1, 1) for name, array in told.items()},
             "appearance": torch.randn(branches, tokens, unet.cross_attention_dim, generator=random),
         }
 
-    yield Graph(prefix or "body", DiffusionGraph(guided, 1, denoise), window(1), ("prediction",))
-    if not prefix:
-        several = window(TRACED)
-        by_frame = tuple(name for name in several if name != "appearance")
+    open_ = several(TRACED)
+    by_frame = tuple(name for name in open_ if name != "appearance")
+    alone = DiffusionGraph(guided, 1, denoise)
+    if prefix:
+        yield Graph(prefix, alone, open_, ("prediction",), by_frame, TRACED, crops)
+    else:
+        yield Graph("body", alone, several(1), ("prediction",))
         diffusion = DiffusionGraph(guided, None, denoise)
-        yield Graph("body_windows", diffusion, several, ("prediction",), by_frame, TRACED)
-        yield _banked(DiffusionGraph(guided, 1, denoise), denoise, window(1), random)
+        yield Graph("body_windows", diffusion, open_, ("prediction",), by_frame, TRACED)
+        yield _banked(DiffusionGraph(guided, 1, denoise), denoise, several(1), random)
     guided.set_window(1)
 
-    latents = torch.randn(crops, latent.channels, latent.size, latent.size, generator=random)
-    yield Graph(f"{named}decoder", decoder, {"latents": latents, **skips}, ("image",))
+    latents = torch.randn(TRACED, latent.channels, latent.size, latent.size, generator=random)
+    decoded = {"latents": latents, **skips}
+    yield Graph(f"{named}decoder", decoder, decoded, ("image",), tuple(decoded), TRACED, crops)
+
+
+def _encoder(name: str, encoder: nn.Module, size: int, crops: int, random: torch.Generator) -> Graph:
+    image = {"image": pictures(size, size, random, TRACED)}
+    return Graph(name, encoder, image, ("latents",), tuple(image), TRACED, crops)
 
 
 def _banked(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from pathlib import Path
 
 from engine.avatar import Avatar, Mode
 from engine.body import Body
@@ -11,6 +10,7 @@ from engine.gear import Gear
 from engine.given import READERS, Given
 from engine.live import AGAIN, LiveEngine, needed, window_graph
 from engine.network import Network
+from export.cache import EngineCache
 from export.runtime import WINDOW, load
 
 
@@ -37,7 +37,7 @@ def open_live(
     runtime: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
-    cache: Path | None = None,
+    cache: EngineCache | None = None,
     *,
     steps: int | None = None,
     context: int | None = None,

@@ -1,5 +1,6 @@
 """graphs.json beside an avatar's graphs: what was exported, and the files that it refers to, so that only whole and matching ones run.
 
+Graphs of another precision than float32 have a list of their own, graphs.f16.json, and files of their own, body.f16.onnx.
 Standard library only: serving reads it. A graph refers to its weights by offset, so other weights of the same name are not
 its weights until it is exported again.
 """
@@ -20,6 +21,16 @@ FILE = "graphs.json"
 AGAIN = "run the export again"
 
 
+def list_of(precision: str) -> str:
+    """The name of the list of graphs of a precision."""
+    return FILE if precision == "f32" else f"graphs.{precision}.json"
+
+
+def file_of(graph: str, precision: str) -> str:
+    """The name of a graph's file."""
+    return f"{graph}.onnx" if precision == "f32" else f"{graph}.{precision}.onnx"
+
+
 @dataclass(frozen=True)
 class Stamp:
     """A file's size and SHA-256."""
@@ -35,10 +46,11 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Entry:
-    """One exported graph: its own stamp, and the weights that it refers to."""
+    """One exported graph: its own stamp, the weights that it refers to, and what it is run for, where that is open."""
 
     graph: Stamp
     weights: tuple[str, ...]
+    batch: int | None = None  # what its open dimension is live: crops; None: it has none, or any (windows)
 
 
 @dataclass(frozen=True)
@@ -47,39 +59,59 @@ class Manifest:
 
     graphs: dict[str, Entry]
     weights: dict[str, Stamp]
+    precision: str = "f32"
 
     @classmethod
-    def of(cls, folder: Path, weights: dict[str, tuple[str, ...]]) -> Manifest:
-        """The files as they are; `weights` by graph."""
-        graphs = {name: Entry(Stamp.of(folder / f"{name}.onnx"), files) for name, files in weights.items()}
+    def of(
+        cls, folder: Path, weights: dict[str, tuple[str, ...]], batches: dict[str, int], precision: str = "f32"
+    ) -> Manifest:
+        """The files as they are; `weights` and `batches` by graph."""
+        graphs = {
+            name: Entry(Stamp.of(folder / file_of(name, precision)), files, batches.get(name))
+            for name, files in weights.items()
+        }
         files = sorted({file for entry in graphs.values() for file in entry.weights})
-        return cls(graphs, {file: Stamp.of(folder / file) for file in files})
+        return cls(graphs, {file: Stamp.of(folder / file) for file in files}, precision)
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path, precision: str = "f32") -> Manifest:
         """InputError where it is missing or no manifest."""
-        path = folder / FILE
+        path = folder / list_of(precision)
+        again = AGAIN if precision == "f32" else f"{AGAIN} with --precision {precision}"
         try:
             table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            graphs = {n: Entry(Stamp(**e["graph"]), tuple(e["weights"])) for n, e in table["graphs"].items()}
-            return cls(graphs, {name: Stamp(**stamp) for name, stamp in table["weights"].items()})
+            graphs = {
+                n: Entry(Stamp(**e["graph"]), tuple(e["weights"]), e.get("batch")) for n, e in table["graphs"].items()
+            }
+            return cls(graphs, {name: Stamp(**stamp) for name, stamp in table["weights"].items()}, precision)
         except FileNotFoundError:
-            raise InputError(str(path), "file", "the list of exported graphs", "no such file", AGAIN) from None
+            raise InputError(str(path), "file", "the list of exported graphs", "no such file", again) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(str(path), "file", "the list of exported graphs", repr(error)[:120], AGAIN) from None
+            raise InputError(str(path), "file", "the list of exported graphs", repr(error)[:120], again) from None
 
     def write(self, folder: Path) -> None:
         """At once or not at all."""
-        half = folder / f".{FILE}.part"
+        name = list_of(self.precision)
+        half = folder / f".{name}.part"
         half.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(half, folder / FILE)
+        os.replace(half, folder / name)
+
+    def file(self, folder: Path, graph: str) -> Path:
+        """Where a graph lies."""
+        return folder / file_of(graph, self.precision)
+
+    def digests(self, graph: str) -> tuple[str, str]:
+        """SHA-256 of a graph with all its weights, and of the graph alone."""
+        entry = self.graphs[graph]
+        both = [entry.graph.sha256, *(self.weights[file].sha256 for file in entry.weights)]
+        return hashlib.sha256("".join(both).encode()).hexdigest(), entry.graph.sha256
 
     def check(self, folder: Path, names: Iterable[str]) -> None:
         """InputError unless the graphs `names` and every file that they refer to are those that were exported."""
         for name in names:
             if name not in self.graphs:
-                raise InputError(str(folder / FILE), name, f"one of {', '.join(self.graphs)}", "no such graph", AGAIN)
-            _same(folder / f"{name}.onnx", self.graphs[name].graph)
+                raise InputError(str(folder / list_of(self.precision)), name, f"one of {', '.join(self.graphs)}", "no such graph", AGAIN)
+            _same(self.file(folder, name), self.graphs[name].graph)
         for file in sorted({file for name in names for file in self.graphs[name].weights}):
             _same(folder / file, self.weights[file])
 

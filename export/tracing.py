@@ -1,7 +1,7 @@
 """Graphs to ONNX files whose weights stay where they are: every initializer points into the safetensors it came from.
 
-A weight lies there in half precision; the graph casts it to float32, which every runtime folds when it loads. So weights
-exist once, a graph is small, and no weight is folded with others into a tensor that no file holds.
+A weight lies there in half precision; a graph that computes in float32 casts it, which every runtime folds when it loads. So
+weights exist once, a graph is small, and no weight is folded with others into a tensor that no file holds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from torch import nn
 from engine.errors import InputError
 from engine.networks.folder import Place, spans
 from export.graphs import Graph
+from export.manifest import file_of
 
 OPSET = 23
 LARGEST = 63  # of a traced batch: diffusers' upsampling takes another way from 64 on, with the same result
 INLINE = 64 * 1024  # bytes: the largest constant that no file holds (shapes, frequencies of a timestep)
 TYPES = {"F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "F32": TensorProto.FLOAT}
+PRECISIONS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,20 @@ class Traced:
     nodes: dict[str, int]  # how many of each kind
 
 
-def trace(graph: Graph, places: Mapping[int, Place], folder: Path, opset: int = OPSET) -> Traced:
-    """`graph` as ONNX, to be written into `folder`; `places`: where its weights lie below that, by the tensor's id()."""
-    program = _export(graph, opset)
-    weights = {
-        name: places[id(tensor)]
-        for name, tensor in _named(graph.module).items()
-        if id(tensor) in places and name in program.model.graph.initializers
-    }
+def trace(
+    graph: Graph, places: Mapping[int, Place], folder: Path, precision: str = "f32", opset: int = OPSET
+) -> Traced:
+    """`graph` as ONNX, to be written into `folder`; `places`: where its weights lie below that, by the tensor's id().
+
+    In half precision its inputs and outputs stay float32, and everything between them is in the type of `precision`.
+    """
+    weights = {name: places[id(tensor)] for name, tensor in _named(graph.module).items() if id(tensor) in places}
+    module = graph.module
+    if precision != "f32":
+        module = In(graph.module, PRECISIONS[precision])
+        weights = {f"network.{name}": place for name, place in weights.items()}
+    program = _export(replace(graph, module=module), opset)
+    weights = {name: place for name, place in weights.items() if name in program.model.graph.initializers}
     model = _optimised(program, set(weights))
     _point(model, weights, folder)
     model.graph.name = graph.name
@@ -55,9 +64,24 @@ def trace(graph: Graph, places: Mapping[int, Place], folder: Path, opset: int = 
     return Traced(graph.name, model, tuple(sorted({place.file for place in weights.values()})), dict(census))
 
 
-def write(traced: Traced, folder: Path) -> Path:
-    """Write NAME.onnx into `folder` at once or not at all, checked as the runtimes will see it."""
-    file, half = folder / f"{traced.name}.onnx", folder / f".{traced.name}.part.onnx"
+class In(nn.Module):
+    """A copy of a network that computes in `dtype`, between inputs and outputs as they were."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = deepcopy(network).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        said = self.network(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
+        several = said if isinstance(said, tuple) else (said,)
+        outer = tuple(x.float() if x.is_floating_point() else x for x in several)
+        return outer if isinstance(said, tuple) else outer[0]
+
+
+def write(traced: Traced, folder: Path, precision: str = "f32") -> Path:
+    """Write the graph into `folder` at once or not at all, checked as the runtimes will see it."""
+    file, half = folder / file_of(traced.name, precision), folder / f".{traced.name}.part.onnx"
     try:
         onnx.save(traced.model, half)
         onnx.checker.check_model(str(half), full_check=True)
@@ -84,13 +108,14 @@ def _export(graph: Graph, opset: int) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _open(graph: Graph) -> tuple[dict[int, Any], ...] | None:
+def _open(graph: Graph) -> tuple[Any, ...] | None:
     """Which dimensions of its inputs are open: each a multiple of the frames of a window."""
     if not graph.open:
         return None
     each = max(len(graph.inputs[name]) for name in graph.open) // graph.frames  # branches
-    frames = torch.export.Dim("frames", min=2, max=LARGEST // each)
-    return tuple({0: each * frames} if name in graph.open else {} for name in graph.inputs)
+    frames = torch.export.Dim("frames", min=2, max=LARGEST // each)  # a graph of more runs one, too
+    each_input = tuple({0: each * frames} if name in graph.open else {} for name in graph.inputs)
+    return (each_input,) if isinstance(graph.module, In) else each_input  # it takes them as one
 
 
 def _named(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -130,13 +155,14 @@ def _point(model: onnx.ModelProto, weights: Mapping[str, Place], folder: Path) -
             raise InputError(str(folder / place.file), place.key, f"shape {wanted}", f"shape {shape}")
         tensor = graph.initializer.add()
         tensor.name, tensor.data_type = value.name, TYPES[dtype]
+        computed = value.type.tensor_type.elem_type
         tensor.dims.extend(shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, said in (("location", place.file), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=key, value=said)
-        if dtype != "F32":
+        if TYPES[dtype] != computed:
             tensor.name = f"{value.name}.stored"
-            casts.append(helper.make_node("Cast", [tensor.name], [value.name], to=TensorProto.FLOAT))
+            casts.append(helper.make_node("Cast", [tensor.name], [value.name], to=computed))
     del graph.input[:]
     graph.input.extend(kept)
     nodes = list(graph.node)

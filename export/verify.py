@@ -11,7 +11,7 @@ import torch
 
 from engine.avatar import Avatar
 from engine.networks import folder as stored
-from export import runtime
+from export import ladder, runtime
 from export.graphs import graphs
 
 # Relative to the norm of what torch says; one level of a picture of bytes is 0.002 of it.
@@ -75,8 +75,8 @@ def verify(
 
 def installed() -> Iterator[tuple[str, str]]:
     """(runtime, precision) of all that can run here."""
-    for info in runtime.describe():
-        if info.version is not None:
+    for info in ladder.describe():
+        if info.usable and info.name != "torch":
             yield info.name, "f32"
             if info.precision != "f32":
                 yield info.name, info.precision

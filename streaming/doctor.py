@@ -17,7 +17,7 @@ from typing import Literal
 from engine.avatar import Avatar, bundled_avatar
 from engine.errors import InputError
 from export import cpu
-from export.runtime import describe
+from export.ladder import describe
 from streaming import provenance
 
 State = Literal["ok", "note", "missing"]

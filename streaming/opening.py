@@ -19,7 +19,7 @@ from engine.gear import Gear, ladder
 from engine.live import LiveEngine, context_and_hop
 from engine.pose_log import DECIDING, FIELDS_FILE, LogFields, PoseLog
 from export.live import open_live
-from export.runtime import resolved
+from export.ladder import resolved
 from streaming.audio import read_audio
 from streaming.cast import Cast
 from streaming.clock import MS, Clock

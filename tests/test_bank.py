@@ -18,10 +18,10 @@ from engine.networks.bank import Bank
 from engine.networks.diffusion import StructureGuided
 from engine.predict import Predictor
 from engine.steps import Schedule, listed
-from export import runtime
+from export import ladder, runtime
 
 FRAMES = 7
-RUNTIMES = [info.name for info in runtime.describe() if info.version]
+RUNTIMES = [info.name for info in ladder.describe() if info.usable]
 
 
 @pytest.fixture(autouse=True)

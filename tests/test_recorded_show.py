@@ -18,7 +18,7 @@ from test_recorder import assert_the_same, submit_until
 import liveanchor
 from engine.errors import InputError
 from engine.pose_log import EVENTS_FILE, Kind, PoseLog
-from export.runtime import describe
+from export.ladder import describe
 from streaming.opening import described, open_engine, open_replay, open_show
 from streaming.pipeline import Pipeline
 from streaming.recorder import Recorder

@@ -20,12 +20,12 @@ from engine.given import READERS, Given
 from engine.live import needed
 from engine.networks import folder as stored
 from engine.picture import Picture
-from export import runtime
+from export import ladder, runtime
 from export.graphs import graphs
 from export.live import open_live
 from export.verify import installed
 
-RUNTIMES = [info.name for info in runtime.describe() if info.version]
+RUNTIMES = [info.name for info in ladder.describe() if info.usable]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -220,7 +220,7 @@ def test_running_needs_no_training_library(exported: Path, name: str) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from export import runtime
+from export import ladder, runtime
 runtime.load(Path({str(exported)!r}), ["hint"], {name!r})
 print(sorted({{m.split(".")[0] for m in sys.modules}} & {{"torch", "diffusers", "onnx", "safetensors", "PIL"}}))
 """

@@ -18,6 +18,6 @@ def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> N
 
 
 def settled(shapes: Mapping[str, tuple[int | None, ...]], frames: int) -> dict[str, list[int]]:
-    """Shapes whose open dimension (None) counts frames, for windows of `frames`: as many for each as there are appearances."""
+    """Shapes whose open dimension (None) counts frames or crops, for `frames` of them: as many for each as there are appearances."""
     branches = next((shape[0] for name, shape in shapes.items() if name == "appearance"), 1) or 1
     return {name: [branches * frames if size is None else size for size in shape] for name, shape in shapes.items()}

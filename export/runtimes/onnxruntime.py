@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from export.runtime import Fixed, Options
 from export.runtimes.inputs import fill
+from export.seam import Fixed, Options, Source
 
 PRECISIONS = ("f32",)
+GRAPHS: dict[str, str] = {}
 OPEN = {1: "frames", 2: "2*frames"}  # what export.tracing calls an open dimension, by branches
 TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
 
@@ -43,14 +43,14 @@ class ONNXRuntimeNetwork:
         return self._said
 
 
-def load(path: Path, options: Options, fixed: Fixed) -> ONNXRuntimeNetwork:
-    """Open the graph at `path` on the CPU, `fixed` inputs written once."""
+def load(source: Source, options: Options, fixed: Fixed) -> ONNXRuntimeNetwork:
+    """Open a graph on the CPU, `fixed` inputs written once."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for branches, name in OPEN.items():
-        settings.add_free_dimension_override_by_name(name, branches * options.frames)
+        settings.add_free_dimension_override_by_name(name, branches * source.batch)
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(source.file), settings, providers=["CPUExecutionProvider"])
     return ONNXRuntimeNetwork(session, fixed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,11 +11,11 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from export import cpu
-from export.runtime import Fixed, Options
 from export.runtimes.inputs import fill, settled
+from export.seam import Fixed, Options, Source
 
 PRECISIONS = ("f32", "bf16")
+GRAPHS: dict[str, str] = {}  # it lowers precision itself
 
 
 class OpenVINONetwork:
@@ -39,23 +38,18 @@ class OpenVINONetwork:
         return self._said
 
 
-def load(path: Path, options: Options, fixed: Fixed) -> OpenVINONetwork:
-    """Compile the graph at `path` for the CPU, `fixed` inputs as constants of it."""
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16" if cpu.has_bf16() else "f32"
+def load(source: Source, options: Options, fixed: Fixed) -> OpenVINONetwork:
+    """Compile a graph for the CPU, `fixed` inputs as constants of it."""
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": options.precision,
     }
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
-    if options.cache is not None:
-        settings["CACHE_DIR"] = str(options.cache)
-    model = _core().read_model(str(path))
+    model = _core().read_model(str(source.file))
     if model.is_dynamic():
-        model.reshape(settled({p.get_any_name(): sizes(p.get_partial_shape()) for p in model.inputs}, options.frames))
+        model.reshape(settled({p.get_any_name(): sizes(p.get_partial_shape()) for p in model.inputs}, source.batch))
     arrays = fixed({port.get_any_name(): tuple(port.shape) for port in model.inputs})
     if arrays:
         _fix(model, arrays, settings)
