@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import openvino
-from openvino import opset13 as ops
 
+from export.runtimes import openvino_form as form
 from export.runtimes.inputs import fill, settled
 from export.seam import Fixed, Options, Source
 
@@ -52,40 +52,11 @@ def load(source: Source, options: Options, fixed: Fixed) -> OpenVINONetwork:
         model.reshape(settled({p.get_any_name(): sizes(p.get_partial_shape()) for p in model.inputs}, source.batch))
     arrays = fixed({port.get_any_name(): tuple(port.shape) for port in model.inputs})
     if arrays:
-        _fix(model, arrays, settings)
+        form.fix(_core(), model, arrays, settings)
+    form.direct(model)
+    if options.precision != "f32":
+        form.rows(model)
     return OpenVINONetwork(_core().compile_model(model, "CPU", settings), arrays)
-
-
-def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
-    """Compute what depends on the inputs `arrays` alone, and put the results in its place.
-
-    The CPU would do so by itself for inputs that are constants, but reuses their memory: the second call would be wrong.
-    """
-    parameters = [p for p in model.get_parameters() if p.output(0).get_any_name() in arrays]
-    drawn = {parameter.get_name() for parameter in parameters}  # nodes that depend on these inputs and no others,
-    known = set(drawn)  # and those with the ones that depend on none
-    for node in model.get_ordered_ops():
-        names = {value.get_source_output().get_node().get_name() for value in node.inputs()}
-        kind = node.get_type_name()
-        if kind == "Constant" or (kind != "Result" and names and known >= names):
-            known.add(node.get_name())
-            if drawn & names:
-                drawn.add(node.get_name())
-    edges = [
-        (output, targets)
-        for node in model.get_ordered_ops() if node.get_name() in drawn
-        for output in node.outputs()
-        if (targets := [t for t in output.get_target_inputs() if t.get_node().get_name() not in drawn])
-    ]  # fmt: skip
-    early = openvino.Model([ops.result(output) for output, _ in edges], parameters)
-    request = _core().compile_model(early, "CPU", dict(settings)).create_infer_request()
-    request.infer({name: arrays[name] for name in (p.output(0).get_any_name() for p in parameters)})
-    for i, (_, targets) in enumerate(edges):
-        constant = ops.constant(request.get_output_tensor(i).data.copy())
-        for target in targets:
-            target.replace_source_output(constant.output(0))
-    for parameter in parameters:
-        model.remove_parameter(parameter)
 
 
 def sizes(shape: Any) -> tuple[int | None, ...]:
