@@ -50,13 +50,14 @@ def load(
 def opened(
     runtime: str, precision: str = "auto", threads: int | None = None, cache: EngineCache | None = None
 ) -> tuple[Runtime, Options]:
-    """The module of that runtime, and how it is to run graphs. InputError as from `load`."""
-    name, resolved = ladder.resolved(runtime, precision)
+    """The module of that runtime, and how it is to run graphs; "onnxruntime:cuda" names its provider, too. InputError as from `load`."""
+    said, resolved = ladder.resolved(runtime, precision)
+    name, _, provider = said.partition(":")
     ladder.installed(ladder.choose(name))
     module = cast(Runtime, importlib.import_module(f"export.runtimes.{name.replace('-', '_')}"))
     if resolved not in module.PRECISIONS:
         raise InputError("runtime", "precision", " | ".join(("auto", *module.PRECISIONS)), precision)
-    return module, Options(cast(Precision, resolved), threads, cache)
+    return module, Options(cast(Precision, resolved), threads, cache, provider or "auto")
 
 
 def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str) -> dict[str, Source]:
@@ -71,7 +72,9 @@ def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str)
     }
 
 
-def loaded(module: Runtime, source: Source, options: Options, fixed: Callable[..., Mapping[str, np.ndarray]]) -> Network:
+def loaded(
+    module: Runtime, source: Source, options: Options, fixed: Callable[..., Mapping[str, np.ndarray]]
+) -> Network:
     """One graph, ready to run. InputError where the runtime cannot."""
     try:
         return module.load(source, options, fixed)

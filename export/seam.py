@@ -31,11 +31,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """How graphs are to be run. `threads` None: all cores. `cache`: engines on disc, None for none."""
+    """How graphs are to be run. `threads` None: all cores. `cache`: engines on disc, None for none.
+
+    `provider`: which of the ways that a runtime has to run them, where it has several.
+    """
 
     precision: Precision = "auto"
     threads: int | None = None
     cache: EngineCache | None = None
+    provider: str = "auto"
 
 
 class Runtime(Protocol):

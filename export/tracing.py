@@ -131,7 +131,7 @@ def _optimised(program: torch.onnx.ONNXProgram, weights: set[str]) -> onnx.Model
     from onnxscript import optimizer
 
     model = program.model
-    for name in weights:
+    for name in sorted(weights):  # in an order: the same networks give the same file
         value = model.graph.initializers.pop(name)
         value.const_value = None
         model.graph.inputs.append(value)

@@ -29,6 +29,7 @@ MAY_TRAIN = (
     "engine/training/",
     "engine/importing/",
     "export/graphs",
+    "export/avatar",
     "export/tracing",
     "export/verify",
     "bench/",

@@ -12,9 +12,16 @@ def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> N
     if inputs.keys() != bound.keys():
         raise ValueError(f"inputs are {', '.join(bound)}, not {', '.join(inputs)}")
     for name, array in inputs.items():
-        if array.shape != bound[name].shape:
-            raise ValueError(f"{name} is {bound[name].shape}, not {array.shape}")
+        check(name, array, bound[name].shape, bound[name].dtype)
         np.copyto(bound[name], array, casting="same_kind")
+
+
+def check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """ValueError unless the array has that shape, TypeError where it would have to be rounded to that type."""
+    if array.shape != shape:
+        raise ValueError(f"{name} is {shape}, not {array.shape}")
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise TypeError(f"{name} is {dtype}, not {array.dtype}")
 
 
 def settled(shapes: Mapping[str, tuple[int | None, ...]], frames: int) -> dict[str, list[int]]:
