@@ -99,6 +99,12 @@ def choose(runtime: str) -> Known:
     raise InputError("runtime", "name", " | ".join(["auto", *(known.name for known in LADDER)]), runtime)
 
 
+def runs(runtime: str) -> str:
+    """Why that runtime, which may be "auto", cannot run here; empty where it can. InputError as from `choose`."""
+    known = choose(runtime.partition(":")[0])
+    return _problem(known, _version(known), gpus())
+
+
 def installed(known: Known) -> str:
     """Its version. InputError where it is not installed."""
     version = _version(known)

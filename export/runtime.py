@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -17,9 +18,9 @@ import numpy as np
 from engine.errors import InputError
 from engine.network import Network
 from export import ladder
-from export.cache import EngineCache
+from export.cache import EngineCache, Key
 from export.manifest import Manifest
-from export.seam import Options, Precision, Runtime, Shapes, Source
+from export.seam import Builder, Fixed, Options, Precision, Runtime, Shapes, Source
 
 WINDOW = re.compile(r"(\w+)_w([1-9]\d*)")  # a graph for windows of so many frames, or for so many crops
 
@@ -72,18 +73,30 @@ def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str)
     }
 
 
-def loaded(
-    module: Runtime, source: Source, options: Options, fixed: Callable[..., Mapping[str, np.ndarray]]
-) -> Network:
+def loaded(module: Runtime, source: Source, options: Options, fixed: Fixed) -> Network:
     """One graph, ready to run. InputError where the runtime cannot."""
-    try:
+    with _refused(module, source, "runs"):
         return module.load(source, options, fixed)
-    except InputError:  # of a file that `fixed` reads, or of an engine
+
+
+def built_by(module: Runtime, source: Source, options: Options, tell: Callable[[float], None]) -> Key | None:
+    """Make one graph's engine anew; None where the runtime keeps none. InputError where it cannot."""
+    if not hasattr(module, "build"):
+        return None
+    with _refused(module, source, "compiles"):
+        return cast(Builder, module).build(source, options, tell)
+
+
+@contextmanager
+def _refused(module: Runtime, source: Source, does: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:  # of a file, or of an engine
         raise
     except Exception as error:  # the runtimes' own, of many kinds
         line = " ".join(str(error).split())[:200]
         name = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
-        raise InputError(str(source.file), "graph", f"one that {name} runs", line) from error
+        raise InputError(str(source.file), "graph", f"one that {name} {does}", line) from error
 
 
 def _graph(name: str, manifest: Manifest) -> tuple[str, int]:

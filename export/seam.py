@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from engine.network import Network
-from export.cache import EngineCache
+from export.cache import EngineCache, Key
 
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,4 +50,12 @@ class Runtime(Protocol):
 
     def load(self, source: Source, options: Options, fixed: Fixed) -> Network:
         """One graph, ready to run, its inputs `fixed` once and for all. Any exception: it cannot."""
+        ...
+
+
+class Builder(Runtime, Protocol):
+    """One that keeps engines on disc, in `Options.cache`, and can make them before they are needed."""
+
+    def build(self, source: Source, options: Options, tell: Callable[[float], None]) -> Key:
+        """Make a graph's engine anew; `tell` hears how far it is, 0 to 1. Any exception: it cannot, and nothing is kept."""
         ...

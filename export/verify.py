@@ -14,12 +14,13 @@ from engine.networks import folder as stored
 from export import ladder, runtime
 from export.cache import EngineCache
 from export.graphs import Graph, arrays, graphs
+from export.samples import Inputs, motion, recorded, spread
 
 # Relative to the norm of what torch says; one level of a picture of bytes is 0.002 of it.
 TOLERANCE = {"f32": 1e-4, "bf16": 2e-2, "f16": 2e-2}
 OTHER = 3  # frames or crops at once, beside the number that is live
 
-Inputs = Mapping[str, np.ndarray]
+STREAMS = 2  # places of the avatar's clip that real inputs are taken from
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,14 @@ def verify(
                         yield compared(truth[output], got, (graph.name, output, name, precision, kind, batch))
 
 
+def real_inputs(avatar: Avatar, threads: int | None = None) -> dict[str, list[Inputs]]:
+    """What each graph of an exported avatar is told while a few frames of its clip are painted."""
+    windows = "body_windows"
+    names = {name: f"body_w{OTHER}" if name == windows else name for name in avatar.networks}
+    told = recorded(avatar, spread(motion(avatar), STREAMS, OTHER), names.values(), threads=threads)
+    return {name: told[called] for name, called in names.items()}
+
+
 def loaded(
     folder: Path, graph: Graph, batch: int, name: str, precision: str, threads: int | None, cache: EngineCache | None
 ) -> Network:
@@ -122,6 +131,14 @@ def compared(want: np.ndarray, got: np.ndarray, about: tuple[str, str, str, str,
     difference = got.astype(np.float64) - truth
     relative = float(np.linalg.norm(difference) / max(float(np.linalg.norm(truth)), 1e-12))
     return Comparison(*about, float(np.abs(difference).max()), float(np.abs(difference).mean()), relative)
+
+
+def reading(stored: str) -> Iterator[tuple[str, str]]:
+    """(runtime, precision) of all that can run here and read graphs that are stored in that precision."""
+    for name, precision in usable() if stored == "f32" else [(name, stored) for name, _ in usable()]:
+        module, _ = runtime.opened(name)
+        if module.GRAPHS.get(precision, "f32") == stored and precision in module.PRECISIONS:
+            yield name, precision
 
 
 def usable() -> Iterator[tuple[str, str]]:
