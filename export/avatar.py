@@ -48,5 +48,4 @@ def export_avatar(
 
 def golden(graph: Graph) -> Golden:
     """What torch gives for a graph, at the size that it runs in live."""
-    frames = graph.batch or graph.frames
-    return Golden.of(frames, arrays(graph.of(frames)), graph.computed)
+    return Golden.of(arrays(graph.of(graph.batch or graph.frames)), graph.computed)

@@ -68,7 +68,9 @@ def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str)
     wanted = {name: _graph(name, manifest) for name in names}
     manifest.check(folder, {graph for graph, _ in wanted.values()})
     return {
-        name: Source(folder, graph, manifest.file(folder, graph), *manifest.digests(graph), batch)
+        name: Source(
+            folder, graph, manifest.file(folder, graph), *manifest.digests(graph), batch, manifest.graphs[graph].golden
+        )
         for name, (graph, batch) in wanted.items()
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.network import Network
 from export.cache import EngineCache, Key
+from export.golden import Golden
 
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,6 +28,7 @@ class Source:
     digest: str  # of that file and of all weights that it refers to
     structure: str  # of that file alone: equal for finetuned avatars of one configuration
     batch: int = 1  # what its open dimension counts: frames of a window, crops
+    golden: Golden | None = None  # for weights that are exchanged: what they must give
 
 
 @dataclass(frozen=True)

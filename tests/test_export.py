@@ -18,6 +18,7 @@ from engine.networks.folder import AvatarNetworks, places, spans
 from engine.networks.folder import load as load_networks
 from export import runtime
 from export.avatar import export_avatar, golden
+from export.golden import confirm
 from export.graphs import graphs
 from export.manifest import Manifest
 from export.tracing import INLINE, trace, write
@@ -198,15 +199,13 @@ def test_goldens_know_the_weights(exported: Path, tmp_path: Path) -> None:
     foreign = {graph.name: golden(graph) for graph in graphs(Avatar.load(exported), theirs)}
     for name, entry in ours.graphs.items():
         assert entry.golden is not None
-        network = runtime.load(
-            exported,
-            [f"{name.removesuffix('_windows')}_w3" if name == "body_windows" else name],
-            "onnxruntime",
-            threads=1,
-        )
-        (loaded,) = network.values()
-        assert entry.golden.error(loaded, loaded.inputs) < 1e-3
-        assert foreign[name].error(loaded, loaded.inputs) > 0.1
+        sizes = {"body_windows": ("body_w2", "body_w5"), "decoder": ("decoder", "decoder_w4")}.get(name, (name,))
+        for network in runtime.load(exported, sizes, "onnxruntime", threads=1).values():
+            assert entry.golden.error(network, network.inputs) < 5e-3
+            confirm(entry.golden, network, "f32", name)
+            with pytest.raises(InputError, match=r"the numbers of the exported graph.*where f32 may be 0\.005"):
+                confirm(foreign[name], network, "f32", name)
+            assert foreign[name].error(network, network.inputs) > 0.2
 
 
 def test_an_interrupted_export_leaves_no_list(exported: Path, tmp_path: Path) -> None:
