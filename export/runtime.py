@@ -20,7 +20,7 @@ from engine.network import Network
 from export import ladder
 from export.cache import EngineCache, Key
 from export.manifest import Manifest
-from export.seam import Builder, Fixed, Options, Precision, Runtime, Shapes, Source
+from export.seam import Builder, Fixed, Options, Runtime, Shapes, Source
 
 WINDOW = re.compile(r"(\w+)_w([1-9]\d*)")  # a graph for windows of so many frames, or for so many crops
 
@@ -38,7 +38,7 @@ def load(
 
     `fixed`: which inputs of a graph of that name and those inputs never change, and what they are (engine.given.Given). The
     network then no longer takes them, and computes what depends on nothing else when it is loaded. `body_w16` is `body_windows`
-    for windows of 16 frames, `face_w3` is `face` for three crops at once.
+    for windows of 16 frames, `face_w3` is `face` for three crops at once. `cache` None: the user's.
 
     InputError for an unknown or missing runtime, a precision that it lacks, and files that are missing, truncated or others.
     """
@@ -58,7 +58,7 @@ def opened(
     module = cast(Runtime, importlib.import_module(f"export.runtimes.{name.replace('-', '_')}"))
     if resolved not in module.PRECISIONS:
         raise InputError("runtime", "precision", " | ".join(("auto", *module.PRECISIONS)), precision)
-    return module, Options(cast(Precision, resolved), threads, cache, provider or "auto")
+    return module, Options(resolved, threads, cache or EngineCache.of_user(), provider or "auto")
 
 
 def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str) -> dict[str, Source]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from engine.network import Network
 from export.cache import EngineCache, Key
 from export.golden import Golden
 
-Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Shapes = Mapping[str, tuple[int, ...]]
 Fixed = Callable[[Shapes], Mapping[str, np.ndarray]]  # of a graph's inputs, those that never change
 
@@ -33,14 +32,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """How graphs are to be run. `threads` None: all cores. `cache`: engines on disc, None for none.
+    """How graphs are to be run: never "auto". `threads` None: all cores.
 
-    `provider`: which of the ways that a runtime has to run them, where it has several.
+    `cache`: engines on disc. `provider`: which of the ways that a runtime has to run them, where it has several.
     """
 
-    precision: Precision = "auto"
-    threads: int | None = None
-    cache: EngineCache | None = None
+    precision: str
+    threads: int | None
+    cache: EngineCache
     provider: str = "auto"
 
 

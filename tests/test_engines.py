@@ -48,12 +48,10 @@ def builder(wrong: str = "", during: Callable[[str, Path], None] = lambda graph,
             (folder / "engine").write_bytes(source.file.read_bytes())
             during(source.graph, folder)
 
-        assert options.cache is not None
         options.cache.build(key(source), write)
         return key(source)
 
     def load(source: Source, options: Options, fixed: Fixed) -> Any:
-        assert options.cache is not None
         if source.batch == 1 and options.cache.find(key(source)) is None:
             raise InputError(source.graph, "engine", "one in the cache", "none")
         network = onnxruntime.load(source, options, fixed)
