@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -31,11 +31,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """How graphs are to be run. `threads` None: all cores. `cache`: engines on disc, None for none."""
+    """How graphs are to be run. `threads` None: all cores. `cache`: engines on disc, None for none.
+
+    `together`: what graphs share that run one after the other, by runtime: a stream, memory. Each keeps there what it likes.
+    """
 
     precision: Precision = "auto"
     threads: int | None = None
     cache: EngineCache | None = None
+    together: dict[str, Any] = field(default_factory=dict)
 
 
 class Runtime(Protocol):

@@ -31,6 +31,7 @@ MAY_TRAIN = (
     "export/graphs",
     "export/tracing",
     "export/verify",
+    "export/trt/memory",
     "bench/",
 )
 
