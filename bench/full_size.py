@@ -8,26 +8,31 @@ then the live engine's own stages, captured and eager, on the same weights and p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.record import record
-from engine.avatar import Avatar, CameraFields, ConditionFields, DenoiseFields, FaceFields, HandFields, LatentFields, Mode
-from engine.avatar import bundled_avatar
-from engine.gear import OWN
-from engine.given import READERS, Given
-from engine.live import LiveEngine, context_and_hop, needed
+from engine.avatar import (
+    Avatar,
+    CameraFields,
+    ConditionFields,
+    DenoiseFields,
+    FaceFields,
+    HandFields,
+    LatentFields,
+    Mode,
+    bundled_avatar,
+)
+from engine.given import Given
+from engine.live import LiveEngine, context_and_hop
 from engine.network import Network
 from engine.networks import folder as stored
-from engine.networks.configs import BASE_VAE, AvatarConfig
+from engine.networks.configs import AvatarConfig
 from engine.networks.folder import AvatarNetworks
 from engine.steps import Schedule, spaced
 from export.cache import EngineCache
@@ -52,7 +57,9 @@ class Setting:
     steps: int
 
 
-SETTINGS = tuple(Setting(*way, steps) for way in (("exact", 16, 4), ("causal", 1, 0), ("bank", 2, 1)) for steps in (1, 2, 4))
+SETTINGS = tuple(
+    Setting(*way, steps) for way in (("exact", 16, 4), ("causal", 1, 0), ("bank", 2, 1)) for steps in (1, 2, 4)
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,9 @@ class Networks(dict[str, Network]):
         return network
 
 
-def paint(avatar: Avatar, setting: Setting, provider: str, precision: str, frames: int, cache: EngineCache) -> np.ndarray:
+def paint(
+    avatar: Avatar, setting: Setting, provider: str, precision: str, frames: int, cache: EngineCache
+) -> np.ndarray:
     """Milliseconds that the networks of each of `frames` took; a window's frames share its time."""
     own = avatar.with_steps(setting.steps).with_mode(setting.mode).with_window(setting.window, setting.overlap)
     context, hop = context_and_hop(setting.mode, setting.window, setting.overlap)
@@ -172,7 +181,7 @@ def flops(avatar: Avatar, networks: AvatarNetworks) -> dict[tuple[str, int], flo
     """Operations of one call of each graph, by its name and frames; a multiplication and an addition are two."""
     found = {}
     for graph in graphs(avatar, networks):
-        for frames in ((1, 16) if graph.name == "body_windows" else (1,)):
+        for frames in (1, 16) if graph.name == "body_windows" else (1,):
             found[graph.name, frames] = _counted(graph, frames)
     return found
 

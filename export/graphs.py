@@ -148,7 +148,9 @@ class DiffusionGraph(nn.Module):
         filled: Tensor | None = None,
         *past: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
-        seen = floats(from_last(hint), self) / 255 if hint.dtype == torch.uint8 else from_last(hint)
+        seen = from_last(hint)
+        if self._guided[0].hint is None:  # a picture's bytes
+            seen = floats(seen, self) / 255
         if (
             len(appearance) > 1
         ):  # shape[0], as len() would make a number of an open dimension; a branch's tokens for each of its frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any
 
 from engine.avatar import Avatar, Mode
 from engine.body import Body
@@ -57,11 +58,12 @@ def open_live(
     avatar, gears = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap), tuple(gears)
     names = needed(avatar, context, hop, again, gears=gears)
     how = runtime, precision, threads, cache
-    readers = load(avatar.folder, [name for name in names if name in READERS], *how)
+    together: dict[str, Any] = {}
+    readers = load(avatar.folder, [name for name in names if name in READERS], *how, together=together)
     given = Given(avatar, readers, seed)
 
     def others(*names: str) -> dict[str, Network]:
-        return load(avatar.folder, names, *how, fixed=given)
+        return load(avatar.folder, names, *how, given, together)
 
     loaded = {**readers, **others(*(name for name in names if name not in READERS))}
     graphs = Graphs(loaded, lambda name: others(name)[name])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,23 +33,29 @@ def load(
     threads: int | None = None,
     cache: EngineCache | None = None,
     fixed: Callable[[str, Shapes], Mapping[str, np.ndarray]] = lambda graph, shapes: {},
+    together: dict[str, Any] | None = None,
 ) -> dict[str, Network]:
     """The graphs `names` of the avatar in `avatar_dir`, checked to be what was exported, by name.
 
     `fixed`: which inputs of a graph of that name and those inputs never change, and what they are (engine.given.Given). The
     network then no longer takes them, and computes what depends on nothing else when it is loaded. `body_w16` is `body_windows`
-    for windows of 16 frames, `face_w3` is `face` for three crops at once. `cache` None: the user's.
+    for windows of 16 frames, `face_w3` is `face` for three crops at once. `cache` None: the user's. `together`: see Options; one
+    that is given to several calls, for graphs that run one after the other.
 
     InputError for an unknown or missing runtime, a precision that it lacks, and files that are missing, truncated or others.
     """
-    module, options = opened(runtime, precision, threads, cache)
+    module, options = opened(runtime, precision, threads, cache, together)
     names = tuple(names)
     found = sources(Path(avatar_dir), names, module, options.precision)
     return {name: loaded(module, found[name], options, partial(fixed, name)) for name in names}
 
 
 def opened(
-    runtime: str, precision: str = "auto", threads: int | None = None, cache: EngineCache | None = None
+    runtime: str,
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: EngineCache | None = None,
+    together: dict[str, Any] | None = None,
 ) -> tuple[Runtime, Options]:
     """The module of that runtime, and how it is to run graphs; "onnxruntime:cuda" names its provider, too. InputError as from `load`."""
     said, resolved = ladder.resolved(runtime, precision)
@@ -58,7 +64,8 @@ def opened(
     module = cast(Runtime, importlib.import_module(f"export.runtimes.{name.replace('-', '_')}"))
     if resolved not in module.PRECISIONS:
         raise InputError("runtime", "precision", " | ".join(("auto", *module.PRECISIONS)), precision)
-    return module, Options(resolved, threads, cache or EngineCache.of_user(), provider or "auto")
+    shared = {} if together is None else together
+    return module, Options(resolved, threads, cache or EngineCache.of_user(), provider or "auto", shared)
 
 
 def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str) -> dict[str, Source]:

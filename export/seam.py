@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,13 +34,15 @@ class Source:
 class Options:
     """How graphs are to be run: never "auto". `threads` None: all cores.
 
-    `cache`: engines on disc. `provider`: which of the ways that a runtime has to run them, where it has several.
+    `cache`: engines on disc. `provider`: which of the ways that a runtime has to run them, where it has several. `together`: what
+    graphs share that run one after the other, by runtime: a stream, memory. Each keeps there what it likes.
     """
 
     precision: str
     threads: int | None
     cache: EngineCache
     provider: str = "auto"
+    together: dict[str, Any] = field(default_factory=dict)
 
 
 class Runtime(Protocol):

@@ -9,19 +9,18 @@ import numpy as np
 
 def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> None:
     """Copy `inputs` into `bound` by name. ValueError where one is missing, unknown or of another shape."""
-    if inputs.keys() != bound.keys():
-        raise ValueError(f"inputs are {', '.join(bound)}, not {', '.join(inputs)}")
+    check({name: array.shape for name, array in bound.items()}, inputs)
     for name, array in inputs.items():
-        check(name, array, bound[name].shape, bound[name].dtype)
         np.copyto(bound[name], array, casting="same_kind")
 
 
-def check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """ValueError unless the array has that shape, TypeError where it would have to be rounded to that type."""
-    if array.shape != shape:
-        raise ValueError(f"{name} is {shape}, not {array.shape}")
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise TypeError(f"{name} is {dtype}, not {array.dtype}")
+def check(shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, np.ndarray]) -> None:
+    """ValueError where one of `inputs` is missing, unknown or of another shape."""
+    if inputs.keys() != shapes.keys():
+        raise ValueError(f"inputs are {', '.join(shapes)}, not {', '.join(inputs)}")
+    for name, array in inputs.items():
+        if tuple(array.shape) != shapes[name]:
+            raise ValueError(f"{name} is {shapes[name]}, not {tuple(array.shape)}")
 
 
 def settled(shapes: Mapping[str, tuple[int | None, ...]], frames: int) -> dict[str, list[int]]:

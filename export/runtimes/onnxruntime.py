@@ -57,9 +57,11 @@ class DeviceMemory:
         bind(name, self.device, 0, dtype, shape, value.data_ptr())
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        check({name: tuple(self.values[name].shape()) for name in arrays}, arrays)
         for name, array in arrays.items():
             dtype = self._dtypes[name]
-            check(name, array, tuple(self.values[name].shape()), np.dtype(dtype))
+            if not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise TypeError(f"{name} is {np.dtype(dtype)}, not {array.dtype}")
             self.values[name].update_inplace(np.ascontiguousarray(array, dtype))
 
     def read(self, name: str) -> np.ndarray:
@@ -85,8 +87,7 @@ class ONNXRuntimeNetwork:
 
     def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:
         """ValueError where an input is missing, unknown or of another shape."""
-        if inputs.keys() != self.inputs.keys():
-            raise ValueError(f"inputs are {', '.join(self.inputs)}, not {', '.join(inputs)}")
+        check(self.inputs, inputs)
         self._memory.write(inputs)
         self._session.run_with_iobinding(self._binding)
         return {name: self._memory.read(name) for name in self.outputs}
