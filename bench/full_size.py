@@ -169,10 +169,9 @@ def measure(
         for provider in providers:
             ms = paint(avatar, setting, provider, precision, frames, cache or EngineCache.of_user())
             rate = tflop / (float(ms.mean()) / 1e3)
-            row = Row(
-                setting, provider, len(ms), 1e3 / float(ms.mean()), *(float(v) for v in np.percentile(ms, (50, 95))),
-                tflop, rate, rate / ceiling if ceiling else 0.0,
-            )  # fmt: skip
+            p50, p95 = (float(v) for v in np.percentile(ms, (50, 95)))
+            share = rate / ceiling if ceiling else 0.0
+            row = Row(setting, provider, len(ms), 1e3 / float(ms.mean()), p50, p95, tflop, rate, share)
             tell(row)
             yield row
 
