@@ -29,20 +29,21 @@ from engine.avatar import (
     bundled_avatar,
 )
 from engine.given import Given
-from engine.live import LiveEngine, context_and_hop
+from engine.live import LiveEngine, context_and_hop, needed
 from engine.network import Network
 from engine.networks import folder as stored
 from engine.networks.configs import AvatarConfig
 from engine.networks.folder import AvatarNetworks
 from engine.steps import Schedule, spaced
-from export.cache import EngineCache
 from export.graphs import Graph, graphs
+from export.live import Graphs
 from export.runtime import WINDOW, loaded, opened
 from export.samples import motion, spread
-from export.seam import Options, Source
+from export.seam import Source
 
 PIXELS_OF_A_LATENT = 8
 MATRIX, COPIED = 8192, 1 << 30  # rows of the matrix product, bytes of the copy
+GRAPHS = ("body", "body_windows", "body_bank", "decoder", "encoder", "face", "face_decoder")
 WARM_UP = 12  # frames that are not counted: kernels are chosen, graphs captured, windows filled
 PAINTED = ("denoise", "decode", "face")  # the stages that are networks, but for warps and blending
 
@@ -109,7 +110,7 @@ def described(config: AvatarConfig, folder: Path) -> Avatar:
     )  # fmt: skip
     channels = config.body.unet["out_channels"]
     return Avatar(
-        name="random", size=size, fps=bundled.fps, networks={}, latent=LatentFields(channels, config.body.latent_size, 0.18215),
+        name="random", size=size, fps=bundled.fps, networks={name: f"{name}.onnx" for name in GRAPHS}, latent=LatentFields(channels, config.body.latent_size, 0.18215),
         denoise=denoise, camera=CameraFields.of(scaled.camera()), condition=ConditionFields("authors", size), body=bundled.body,
         face=FaceFields(
             True, config.head.latent_size * PIXELS_OF_A_LATENT, latent=LatentFields(channels, config.head.latent_size, 0.18215), denoise=denoise
@@ -118,34 +119,27 @@ def described(config: AvatarConfig, folder: Path) -> Avatar:
     )  # fmt: skip
 
 
-class Networks(dict[str, Network]):
-    """The graphs of an avatar's networks in torch, each loaded when it is first asked for."""
+def networks_of(avatar: Avatar, provider: str, precision: str, context: int | None, hop: int) -> Graphs:
+    """The graphs that an engine calls, loaded straight from the networks."""
+    module, options = opened(f"torch:{provider}", precision)
+    given = Given(avatar, {})
 
-    def __init__(self, avatar: Avatar, provider: str, precision: str, cache: EngineCache) -> None:
-        super().__init__()
-        self._avatar = avatar
-        self._module, options = opened(f"torch:{provider}", precision, cache=cache)
-        self._options: Options = options
-        self._given = Given(avatar, {})
-
-    def __missing__(self, name: str) -> Network:
+    def load(name: str) -> Network:
         match = WINDOW.fullmatch(name)
         graph, batch = (f"{match[1]}_windows", int(match[2])) if match else (name, 1)
-        folder = self._avatar.folder
-        source = Source(folder, graph, folder / f"{graph}.onnx", "random", "random", batch)
-        network = self[name] = loaded(self._module, source, self._options, lambda shapes: self._given(name, shapes))
-        return network
+        source = Source(avatar.folder, graph, avatar.folder / f"{graph}.onnx", "random", "random", batch)
+        return loaded(module, source, options, lambda shapes: given(name, shapes))
+
+    return Graphs({name: load(name) for name in needed(avatar, context, hop)}, load)
 
 
-def paint(
-    avatar: Avatar, setting: Setting, provider: str, precision: str, frames: int, cache: EngineCache
-) -> np.ndarray:
+def paint(avatar: Avatar, setting: Setting, provider: str, precision: str, frames: int) -> np.ndarray:
     """Milliseconds that the networks of each of `frames` took; a window's frames share its time."""
     own = avatar.with_steps(setting.steps).with_mode(setting.mode).with_window(setting.window, setting.overlap)
     context, hop = context_and_hop(setting.mode, setting.window, setting.overlap)
     if setting.mode == "bank":
         own = replace(own, denoise=replace(own.denoise, context=context or 1))
-    engine = LiveEngine(own, Networks(own, provider, precision, cache), context=context, hop=hop)
+    engine = LiveEngine(own, networks_of(own, provider, precision, context, hop), context=context, hop=hop)
     clip = motion(Avatar.load(bundled_avatar()))
     (poses,) = spread(clip, 1, min(len(clip), frames + 2 * setting.window + WARM_UP))
     pictures = [picture for frame in poses for picture in engine.feed(frame)]
@@ -158,7 +152,6 @@ def measure(
     settings: tuple[Setting, ...] = SETTINGS,
     frames: int = 200,
     providers: tuple[str, ...] = ("captured", "eager"),
-    cache: EngineCache | None = None,
     ceiling: float = 0.0,
     tell: Callable[[Row], None] = lambda row: None,
 ) -> Iterator[Row]:
@@ -167,7 +160,7 @@ def measure(
     for setting in settings:
         tflop = per_frame(work, setting) / 1e12
         for provider in providers:
-            ms = paint(avatar, setting, provider, precision, frames, cache or EngineCache.of_user())
+            ms = paint(avatar, setting, provider, precision, frames)
             rate = tflop / (float(ms.mean()) / 1e3)
             p50, p95 = (float(v) for v in np.percentile(ms, (50, 95)))
             share = rate / ceiling if ceiling else 0.0

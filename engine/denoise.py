@@ -17,7 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.sampler import Array, Sampler, copy, zeros_like
+from engine.arrays import Array, copy, like, zeros_like
+from engine.sampler import Sampler
 from engine.windows import Plan, Run, covering, windows
 
 # Latents (n, C, h, w) of frames (a range of n) at a step, to predictions (B, n, C, h, w): B is 1, or 2 where the
@@ -57,7 +58,7 @@ def offline(latents: Array, predict: Predict, sampler: Sampler, plan: Iterable[r
         count[window.start : window.stop] += 1
     if not count.all():
         raise ValueError("the windows leave frames uncovered")
-    divisor = count if isinstance(latents, np.ndarray) else latents.new_tensor(count)
+    divisor = like(latents, count)
     for index in range(len(sampler.times)):
         total: Array = None
         for window in plan:
@@ -165,7 +166,7 @@ class Exact:
         counts = [covering(frame, self.size, self.overlap) for frame in run.moved]
         divisor = np.array(counts, np.float32)[:, None, None, None]
         total = self._total[:, moved]  # a copy, as the slots are a list
-        guided = self.sampler.guided(total / (divisor if isinstance(total, np.ndarray) else total.new_tensor(divisor)))
+        guided = self.sampler.guided(total / like(total, divisor))
         stepped = self.sampler.step(self._latents[moved], guided, run.moved, run.step)
         self._latents[moved] = stepped
         self._total[:, moved] = 0.0

@@ -343,7 +343,8 @@ def _denoiser(
         mode = Causal(sampler, predict, context, hop)
     else:
         reach = Plan(fields.window, fields.overlap, len(sampler.times)).reach if fields.mode == "exact" else None
-        predict = WindowPredictor(predictor, fields.window, reach)
+        home = networks[window_graph(fields.window)].home
+        predict = WindowPredictor(predictor, fields.window, reach, home)
         mode = (Exact if fields.mode == "exact" else Offline)(sampler, predict, fields.window, fields.overlap)
     return predict, mode
 

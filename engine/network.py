@@ -7,16 +7,20 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.arrays import Array, Home
+
 
 class Network(Protocol):
     """A loaded graph.
 
     Outputs are valid until the next call: copy what must outlive it. Not thread-safe: one caller at a time.
     `fixed` inputs were given when it was loaded: a call does not give them, and `inputs` leaves them out.
+    Outputs live at `home`; what is told may live there or on the host.
     """
 
+    home: Home
     fixed: Mapping[str, np.ndarray]
     inputs: Mapping[str, tuple[int, ...]]
     outputs: Mapping[str, tuple[int, ...]]
 
-    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]: ...
+    def __call__(self, **inputs: Array) -> Mapping[str, Array]: ...

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from engine.arrays import Array, stacked
 from engine.crop import blend, feather, warp
 from engine.denoise import Causal
 from engine.network import Network
@@ -100,16 +101,17 @@ class RepaintStage:
 
     def _paint(self, conditions: np.ndarray, redrawn: np.ndarray) -> np.ndarray:
         """Crops (n, s, s, 3) uint8, painted again where `redrawn` (n, s, s)."""
+        home = self.predictor.network.home
         encoded = next(iter(self.encoder(**{self._picture: self._encodable()}).values()))  # (n, C, h, w)
         hints = hints_of(self.hint, conditions, self.predictor.network)
-        told = {**hints, self.MASK: _cells(redrawn, encoded.shape[-1]), self.KEPT: encoded * self.scale}
-        latents: list[np.ndarray] = []
+        told = {**hints, self.MASK: home.put(_cells(redrawn, encoded.shape[-1])), self.KEPT: encoded * self.scale}
+        latents: list[Array] = []
         for i in range(self.count):
             self.predictor.remember(i, {name: array[i : i + 1] for name, array in told.items()})
         for _ in range(self.count):
-            latents += self.mode.push(self.noise.at(0))
+            latents += self.mode.push(home.put(self.noise.at(0)))
         self.mode.reset()  # crops are on their own: no context
-        return decode(self.decoder, {**hints, LATENTS: np.stack(latents)}, self.scale)
+        return decode(self.decoder, {**hints, LATENTS: stacked(home, latents)}, self.scale)
 
     def _encodable(self) -> np.ndarray:
         return to_network(self._kept, self.encoder.inputs[self._picture], -1.0)

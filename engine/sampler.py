@@ -6,15 +6,14 @@ It knows nothing of networks or windows. Arrays may be NumPy or torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from engine import steps
+from engine.arrays import Array, copy, like
 from engine.noise import Noise
 from engine.steps import Prediction, Schedule, Times
-
-Array = Any  # np.ndarray or torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,4 @@ class Sampler:
         if self.noise is None:
             raise ValueError("an LCM sampler needs its noise")
         fresh = np.stack([self.noise.at(f, index + 1) for f in frames])
-        fresh = fresh if isinstance(sample, np.ndarray) else sample.new_tensor(fresh)
-        return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, fresh)
-
-
-def zeros_like(array: Array, shape: tuple[int, ...]) -> Array:
-    """Float32 zeros of `shape` where `array` lives."""
-    if isinstance(array, np.ndarray):
-        return np.zeros(shape, np.float32)
-    return array.new_zeros(shape).float()
-
-
-def copy(array: Array) -> Array:
-    """A copy of `array`, of its own memory."""
-    return array.copy() if isinstance(array, np.ndarray) else array.clone()
+        return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, like(sample, fresh))

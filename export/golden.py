@@ -49,15 +49,15 @@ class Golden:
         said = run(filled(kinds, {name: array.shape for name, array in like.items()}))
         return cls(kinds, {name: points(array) for name, array in said.items()})
 
-    def error(self, network: Callable[..., Mapping[str, np.ndarray]], shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """The largest difference of an output's points, relative to their norm. `shapes`: of all inputs of `network`."""
-        said = network(**filled(self.inputs, shapes))
-        return max(_relative(points(said[name]), wanted) for name, wanted in self.outputs.items())
+    def error(self, network: Network) -> float:
+        """The largest difference of an output's points, relative to their norm. `network` takes all inputs, none is `fixed`."""
+        said = network(**filled(self.inputs, network.inputs))
+        return max(_relative(points(network.home.host(said[name])), wanted) for name, wanted in self.outputs.items())
 
 
 def confirm(golden: Golden, network: Network, precision: str, where: str) -> None:
     """InputError unless a network that is told everything, nothing `fixed`, gives what the exported one gives, as far as `precision` can."""
-    error = golden.error(network, network.inputs)
+    error = golden.error(network)
     if not error <= ALLOWED[precision]:
         got = f"{error:.2g} of their norm away, where {precision} may be {ALLOWED[precision]:g}"
         raise InputError(where, "goldens", "the numbers of the exported graph", got, "run the export again")

@@ -75,7 +75,9 @@ def verify(
                 for name, precision in ways:
                     network = loaded(folder, graph, batch, name, precision, threads, cache)
                     for output, got in network(**inputs).items():
-                        yield compared(truth[output], got, (graph.name, output, name, precision, kind, batch))
+                        yield compared(
+                            truth[output], network.home.host(got), (graph.name, output, name, precision, kind, batch)
+                        )
 
 
 def real_inputs(avatar: Avatar, threads: int | None = None) -> dict[str, list[Inputs]]:

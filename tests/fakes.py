@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from engine.arrays import HOST, Home
 from engine.pose import PoseFrame
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.work import Work
@@ -30,6 +31,7 @@ class FakeNetwork:
     formula: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
     calls: int = 0
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    home: Home = HOST
     _memory: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -158,13 +158,13 @@ def test_the_graph_streams_what_torch_says_of_the_whole_clip(exported: Path, nam
 
     network = runtime.load(exported, ["body_bank"], name, "f32", threads=1)["body_bank"]
     predictor = Predictor(network, sampler.times.now, {"appearance": appearance.numpy()})
-    live = denoise.Bank(sampler, predictor, anchor)
+    live, home = denoise.Bank(sampler, predictor, anchor), network.home
 
     def stream(hints: Tensor) -> np.ndarray:
         finished = []
         for i in range(FRAMES):
-            predictor.remember(i, {"hint16": hints[i : i + 1].permute(0, 2, 3, 1).numpy()})
-            finished += live.push(sample[i].numpy())
+            predictor.remember(i, {"hint16": home.put(hints[i : i + 1].permute(0, 2, 3, 1).numpy())})
+            finished += [home.host(done).copy() for done in live.push(home.put(sample[i].numpy()))]
         live.reset()
         return np.stack(finished)
 

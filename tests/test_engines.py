@@ -27,7 +27,8 @@ class Deviant:
     """ONNX Runtime's network with something added to what it says."""
 
     def __init__(self, network: Any, by: float) -> None:
-        self.fixed, self.inputs, self.outputs = network.fixed, network.inputs, network.outputs
+        self.home, self.fixed = network.home, network.fixed
+        self.inputs, self.outputs = network.inputs, network.outputs
         self._network, self._by = network, by
 
     def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -201,11 +201,11 @@ def test_goldens_know_the_weights(exported: Path, tmp_path: Path) -> None:
         assert entry.golden is not None
         sizes = {"body_windows": ("body_w2", "body_w5"), "decoder": ("decoder", "decoder_w4")}.get(name, (name,))
         for network in runtime.load(exported, sizes, "onnxruntime", threads=1).values():
-            assert entry.golden.error(network, network.inputs) < 5e-3
+            assert entry.golden.error(network) < 5e-3
             confirm(entry.golden, network, "f32", name)
             with pytest.raises(InputError, match=r"the numbers of the exported graph.*where f32 may be 0\.005"):
                 confirm(foreign[name], network, "f32", name)
-            assert foreign[name].error(network, network.inputs) > 0.2
+            assert foreign[name].error(network) > 0.2
 
 
 def test_an_interrupted_export_leaves_no_list(exported: Path, tmp_path: Path) -> None:

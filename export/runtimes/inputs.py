@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from engine.arrays import Array
+
 
 def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> None:
     """Copy `inputs` into `bound` by name. ValueError where one is missing, unknown or of another shape."""
@@ -14,7 +16,7 @@ def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> N
         np.copyto(bound[name], array, casting="same_kind")
 
 
-def check(shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, np.ndarray]) -> None:
+def check(shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> None:
     """ValueError where one of `inputs` is missing, unknown or of another shape."""
     if inputs.keys() != shapes.keys():
         raise ValueError(f"inputs are {', '.join(shapes)}, not {', '.join(inputs)}")

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,11 +65,31 @@ class Loaded:
         return self.there[id(tensor)][1]
 
 
+@dataclass(frozen=True)
+class TorchHome:
+    """Tensors on a device (engine.arrays.Home)."""
+
+    device: torch.device
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Tensor:
+        kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, np.dtype(dtype).name)
+        return torch.empty(shape, dtype=kind, device=self.device)
+
+    def put(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, device=self.device)
+
+    def host(self, array: Tensor) -> np.ndarray:
+        return array.cpu().numpy()  # type: ignore[no-any-return]
+
+
 class TorchNetwork:
     """A module that always reads the same tensors (engine.network.Network)."""
 
-    def __init__(self, graph: Graph, inputs: Mapping[str, Tensor], fixed: Fixed, prepare: Callable[[Run], Run]) -> None:
-        """`inputs`: those tensors, on the device. `prepare` makes of one call whatever is called each time."""
+    def __init__(
+        self, graph: Graph, inputs: Mapping[str, Tensor], fixed: Fixed, prepare: Callable[[Run], Run], home: TorchHome
+    ) -> None:
+        """`inputs`: those tensors, at home. `prepare` makes of one call whatever is called each time."""
+        self.home = home
         shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
         self.fixed = MappingProxyType(dict(fixed(shapes)))
         self.inputs = MappingProxyType({name: shape for name, shape in shapes.items() if name not in self.fixed})
@@ -84,21 +105,24 @@ class TorchNetwork:
             several = said if isinstance(said, tuple) else (said,)
             return tuple(x.float() if x.is_floating_point() else x for x in several)
 
-        with torch.inference_mode():
+        with torch.no_grad():
             self._run = prepare(run)
             said = dict(zip(graph.outputs, self._run(), strict=True))
         self.outputs = MappingProxyType({name: tuple(tensor.shape) for name, tensor in said.items()})
 
-    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:
+    def __call__(self, **inputs: np.ndarray | Tensor) -> Mapping[str, Tensor]:
         """ValueError where an input is missing, unknown or of another shape."""
         check(self.inputs, inputs)
         self._write(inputs)
-        with torch.inference_mode():
+        with torch.no_grad():
             said = self._run()
-        return {name: tensor.cpu().numpy() for name, tensor in zip(self.outputs, said, strict=True)}
+        return dict(zip(self.outputs, said, strict=True))
 
-    def _write(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def _write(self, inputs: Mapping[str, np.ndarray | Tensor]) -> None:
         for name, array in inputs.items():
+            if isinstance(array, Tensor):
+                self._given[name].copy_(array)
+                continue
             np.copyto(self._here[name].numpy(), array, casting="same_kind")
             if self._here[name] is not self._given[name]:
                 self._given[name].copy_(self._here[name], non_blocking=True)
@@ -117,7 +141,8 @@ def load(source: Source, options: Options, fixed: Fixed) -> TorchNetwork:
     given = {name: tensor.to(device).clone() for name, tensor in graph.of(source.batch).items()}
     if how != "eager":
         graph.module.compile(dynamic=False)
-    return TorchNetwork(graph, given, fixed, captured if how == "captured" else lambda run: run)
+    prepare = captured if how == "captured" else lambda run: run
+    return TorchNetwork(graph, given, fixed, prepare, TorchHome(device))
 
 
 def _pinned(tensor: Tensor) -> Tensor:
