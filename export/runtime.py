@@ -77,7 +77,9 @@ def sources(folder: Path, names: Iterable[str], module: Runtime, precision: str)
     }
 
 
-def loaded(module: Runtime, source: Source, options: Options, fixed: Callable[..., Mapping[str, np.ndarray]]) -> Network:
+def loaded(
+    module: Runtime, source: Source, options: Options, fixed: Callable[..., Mapping[str, np.ndarray]]
+) -> Network:
     """One graph, ready to run. InputError where the runtime cannot."""
     try:
         return module.load(source, options, fixed)
