@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -87,5 +87,7 @@ def verified(
     keys = {one.graph: one.key for one in built if one.key is not None}
     for row in verify(folder, None, ways, threads, real=real, cache=cache):
         if not row.good and row.graph in keys:
-            cache.drop(keys[row.graph])
+            for key in tuple(cache.keys()):  # those for other numbers of frames, too, which were made to compare
+                if replace(key, profile="") == replace(keys[row.graph], profile=""):
+                    cache.drop(key)
         yield row

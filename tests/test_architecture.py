@@ -33,6 +33,7 @@ MAY_TRAIN = (
     "export/tracing",
     "export/verify",
     "export/runtimes/torch",
+    "export/torch_home",
     "export/trt/memory",
     "bench/",
 )

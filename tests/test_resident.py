@@ -19,7 +19,7 @@ from engine.given import Given
 from engine.live import LiveEngine, needed
 from engine.picture import Picture
 from export import runtime
-from export.runtimes.torch import TorchHome
+from export.torch_home import TorchHome
 
 FRAMES = 12
 CPU = torch.device("cpu")  # its tensors stand in for a device's: NumPy's arrays are not among them

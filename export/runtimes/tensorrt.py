@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from export.cache import Key
 from export.seam import Fixed, Options, Source
-from export.trt import running
+from export.trt import engines, running
 from export.trt.kit import Kit, bindings, first_gpu
 from export.trt.memory import CUDA
 
@@ -15,6 +18,11 @@ def kit(precision: str) -> Kit:
     """For the first GPU. InputError where there is none, or no TensorRT."""
     gpu = first_gpu("tensorrt")
     return Kit("tensorrt", bindings("tensorrt", "tensorrt_bindings"), precision, f"{gpu.sm} {gpu.name}")
+
+
+def build(source: Source, options: Options, tell: Callable[[float], None]) -> Key:
+    """A graph's engine, made or found. InputError where it cannot be."""
+    return engines.build_ahead(kit(options.precision), source, options.cache, tell)
 
 
 def load(source: Source, options: Options, fixed: Fixed) -> running.TensorRTNetwork:

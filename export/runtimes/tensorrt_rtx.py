@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from engine.errors import InputError
+from export.cache import Key
 from export.gpu import gpus
 from export.seam import Fixed, Options, Source
 from export.trt import engines, running
-from export.trt.building import Tell
 from export.trt.kit import Kit, bindings, first_gpu
 from export.trt.memory import CUDA
 
@@ -36,14 +36,13 @@ def kit(precision: str, sm: str | None = None) -> Kit:
     return Kit("tensorrt-rtx", rtx, precision, sm, aim, refits=False, times=False, attention=FUSED)
 
 
-def prepare(source: Source, options: Options, sm: str | None = None, tell: Tell | None = None) -> Path:
-    """The folder of a graph's engine in the cache of `options`, built where it is not there yet; it needs no GPU.
+def build(source: Source, options: Options, tell: Callable[[float], None]) -> Key:
+    """A graph's engine, made or found; it needs no GPU. `options.provider` names another architecture: "sm120".
 
-    InputError where it cannot be built. ValueError without a cache.
+    InputError where it cannot be built.
     """
-    if options.cache is None:
-        raise ValueError("an engine is prepared in a cache")
-    return engines.prepare(kit(options.precision, sm), source, options.cache, tell)
+    sm = None if options.provider == "auto" else options.provider
+    return engines.build_ahead(kit(options.precision, sm), source, options.cache, tell)
 
 
 def load(source: Source, options: Options, fixed: Fixed) -> running.TensorRTNetwork:

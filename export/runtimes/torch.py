@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from engine.networks.folder import AvatarNetworks
 from export.graphs import Graph, graphs
 from export.runtimes.inputs import check
 from export.seam import Fixed, Options, Source
+from export.torch_home import TorchHome
 
 PRECISIONS = ("f32", "f16", "bf16")
 GRAPHS: dict[str, str] = {}  # it computes in what it is told to
@@ -63,23 +63,6 @@ class Loaded:
             moved = tensor.detach().to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
             self.there[id(tensor)] = tensor, nn.Parameter(moved, False) if isinstance(tensor, nn.Parameter) else moved
         return self.there[id(tensor)][1]
-
-
-@dataclass(frozen=True)
-class TorchHome:
-    """Tensors on a device (engine.arrays.Home)."""
-
-    device: torch.device
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Tensor:
-        kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, np.dtype(dtype).name)
-        return torch.empty(shape, dtype=kind, device=self.device)
-
-    def put(self, array: np.ndarray) -> Tensor:
-        return torch.tensor(array, device=self.device)
-
-    def host(self, array: Tensor) -> np.ndarray:
-        return array.cpu().numpy()  # type: ignore[no-any-return]
 
 
 class TorchNetwork:

@@ -17,6 +17,8 @@ from export.runtimes.inputs import settled
 from export.trt.kit import Kit, logger
 
 WORKSPACE = 4 << 30  # bytes that a kernel may use while it runs, at most
+UNFUSED = "not supported by a dedicated kernel"  # how it says that an attention cannot be fused
+FUSES = "there are kernels for half precision, heads of 16 to 256 channels, and more than one head or branch, and token"
 LAYER = re.compile(r"^Name: (.*?), LayerType: ", re.MULTILINE)
 Tell = Callable[[str, int, int], None]  # a phase of the build, the step of it that is done, and how many it has
 
@@ -66,11 +68,12 @@ def build(
     if monitor.stopped is not None:
         raise monitor.stopped
     if plan is None:
+        if UNFUSED in log.line():
+            raise InputError(str(file), "attention", f"{attentions} fused kernels", "a shape that has none", FUSES)
         raise InputError(str(file), "graph", f"one that {kit.name} {kit.version} builds", log.line()[:400])
     fused = None if kit.attention is None else sum(kit.attention in name for name in LAYER.findall(log.layers))
-    if diffusion and fused is not None and fused < attentions:
-        hint = "it fuses half precision with several heads of 8 to 256 channels"
-        raise InputError(str(file), "attention", f"{attentions} fused kernels, one for each", str(fused), hint)
+    if diffusion and fused is not None and fused < attentions:  # without a mask it also falls apart unasked
+        raise InputError(str(file), "attention", f"{attentions} fused kernels", str(fused), FUSES)
     return Built(plan, bytes(config.get_timing_cache().serialize()) if kit.times else b"", attentions, fused)
 
 

@@ -1,4 +1,4 @@
-"""Engines by graph: from the cache, or another avatar's given these weights, or built; read only from the cache, where there is one.
+"""Engines by graph: from the cache, or another avatar's given these weights, or built; read only from the cache.
 
 `trt` is tensorrt's bindings, passed as a value.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from export.trt.building import Tell, build
 from export.trt.kit import Kit, logger
 
 PLAN = "engine.plan"
+REFITTED = (
+    "refitted"  # lies beside a plan that was given other weights, and is to be asked for goldens when it is loaded
+)
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,6 @@ class Engine:
     engine: Any
     runtime: Any
     log: Any
-
-
-def plan(kit: Kit, source: Source, cache: EngineCache | None, tell: Tell | None = None) -> Any:
-    """The serialized engine of a graph, a buffer. InputError as from `prepare`."""
-    if cache is None:
-        return build(kit, source.file, source.batch, tell=tell).plan
-    return (prepare(kit, source, cache, tell) / PLAN).read_bytes()
 
 
 def prepare(kit: Kit, source: Source, cache: EngineCache, tell: Tell | None = None) -> Path:
@@ -46,6 +42,7 @@ def prepare(kit: Kit, source: Source, cache: EngineCache, tell: Tell | None = No
     def write(folder: Path) -> None:
         for donor in _same_structure(key, cache):
             (folder / PLAN).write_bytes(refitted(kit, donor.read_bytes(), source.file))
+            (folder / REFITTED).touch()
             return
         note = f"timing-{kit.name}-{kit.version}-{kit.device.replace(' ', '_').replace('/', '_')}"
         built = build(kit, source.file, source.batch, kit.refits, cache.note(note) if kit.times else b"", tell)
@@ -54,6 +51,15 @@ def prepare(kit: Kit, source: Source, cache: EngineCache, tell: Tell | None = No
             cache.keep(note, built.timing)
 
     return cache.find(key) or cache.build(key, write)
+
+
+def build_ahead(kit: Kit, source: Source, cache: EngineCache, tell: Callable[[float], None]) -> Key:
+    """The key of a graph's engine, made where it is not there yet; `tell` hears how far each phase of that is, 0 to 1.
+
+    InputError as from `prepare`.
+    """
+    prepare(kit, source, cache, lambda phase, step, steps: tell(step / max(1, steps)))
+    return key_of(kit, source)
 
 
 def key_of(kit: Kit, source: Source) -> Key:

@@ -10,11 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engine.arrays import Home
 from engine.errors import InputError
 
 
 class Device(Protocol):
     """Memory and one stream: what is asked of it happens in the order in which it was asked, some time before `wait` returns."""
+
+    home: Home  # where networks leave what they say: HOST, or the device itself
 
     @property
     def stream(self) -> int:
@@ -66,6 +69,9 @@ class CUDA:
             )
         self._torch, self._device = torch, torch.device("cuda", index)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        from export.torch_home import TorchHome
+
+        self.home: Home = TorchHome(self._device)
 
     @property
     def stream(self) -> int:
@@ -91,8 +97,8 @@ class CUDA:
             raise TypeError(f"{b.dtype} is not {a.dtype}")
         if a.shape != b.shape:
             raise ValueError(f"{tuple(b.shape)} is not {tuple(a.shape)}")
-        if b.is_cuda:  # whoever computes it may use another stream
-            self._stream.wait_stream(self._torch.cuda.current_stream(self._device))
+        # Whoever computes what is copied, or still reads what will be overwritten, may use another stream.
+        self._stream.wait_stream(self._torch.cuda.current_stream(self._device))
         with self._torch.cuda.stream(self._stream):
             a.copy_(b, non_blocking=True)
 

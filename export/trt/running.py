@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from engine.arrays import HOST, Array
+from engine.errors import InputError
+from export.golden import confirm
 from export.runtimes.inputs import check, settled
 from export.seam import Fixed, Options, Source
 from export.trt.building import sizes
-from export.trt.engines import Engine, opened, plan
+from export.trt.engines import PLAN, REFITTED, Engine, key_of, opened, prepare
 from export.trt.kit import Kit
 from export.trt.memory import Device
 
@@ -45,8 +48,9 @@ class Shared:
 class TensorRTNetwork:
     """An engine with its own memory for inputs and outputs, on the device and on the host (engine.network.Network)."""
 
-    def __init__(self, trt: Any, engine: Engine, frames: int, shared: Shared, fixed: Fixed) -> None:
+    def __init__(self, trt: Any, engine: Engine, frames: int, shared: Shared) -> None:
         device, inside = shared.device, engine.engine
+        self.home = device.home
         self._shared, self._device, self._engine = shared, device, engine
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._context = self._done(inside.create_execution_context(strategy), "make a context")
@@ -55,9 +59,11 @@ class TensorRTNetwork:
         for name, shape in settled({name: sizes(inside.get_tensor_shape(name)) for name in given}, frames).items():
             self._done(self._context.set_input_shape(name, tuple(shape)), f"take {name} of {shape}")
         shapes = {name: tuple(int(size) for size in self._context.get_tensor_shape(name)) for name in names}
-        self.fixed = MappingProxyType(dict(fixed({name: shapes[name] for name in given})))
-        self.inputs = MappingProxyType({name: shapes[name] for name in given if name not in self.fixed})
-        self.outputs = MappingProxyType({name: shapes[name] for name in names if name not in given})
+        self.fixed: Mapping[str, np.ndarray] = MappingProxyType({})
+        self.inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({name: shapes[name] for name in given})
+        self.outputs: Mapping[str, tuple[int, ...]] = MappingProxyType(
+            {name: shapes[name] for name in names if name not in given}
+        )
         types = {name: _types(trt)[inside.get_tensor_dtype(name)] for name in names}
         self._there = {name: device.allocate(shapes[name], types[name]) for name in names}  # on the device
         self._here = {name: device.pinned(shapes[name], types[name]) for name in names}
@@ -65,20 +71,30 @@ class TensorRTNetwork:
         self._replay: Callable[[], None] | None = None
         for name, array in self._there.items():
             self._done(self._context.set_tensor_address(name, device.address(array)), f"bind {name}")
-        check({name: shapes[name] for name in self.fixed}, self.fixed)
         with shared.lock:
-            for name, array in self.fixed.items():  # once and for all
-                self._bring(name, array)
-            device.wait()
             shared.admit(self, int(inside.device_memory_size_v2))
 
-    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:
-        """ValueError where an input is missing, unknown or of another shape. Arrays may lie on the device."""
+    def fix(self, fixed: Fixed) -> None:
+        """Write inputs once and for all: a call no longer takes them."""
+        arrays = dict(fixed(self.inputs))
+        check({name: self.inputs[name] for name in arrays}, arrays)
         with self._shared.lock:
-            for name, array in self.compute(inputs).items():
-                self._device.copy(self._here[name], array)
+            for name, array in arrays.items():
+                self._bring(name, array)
             self._device.wait()
-        return self._said
+        self.fixed = MappingProxyType({**self.fixed, **arrays})
+        self.inputs = MappingProxyType({name: s for name, s in self.inputs.items() if name not in arrays})
+
+    def __call__(self, **inputs: Array) -> Mapping[str, Array]:
+        """ValueError where an input is missing, unknown or of another shape. Inputs may lie on the device; outputs do, if that is home."""
+        with self._shared.lock:
+            said = self.compute(inputs)
+            if self.home is HOST:
+                for name, array in said.items():
+                    self._device.copy(self._here[name], array)
+                said = self._said
+            self._device.wait()
+        return said
 
     def compute(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The same, with outputs that stay on the device. They are there, and inputs may come again, once it has been waited for."""
@@ -117,12 +133,24 @@ class TensorRTNetwork:
 
 
 def load(kit: Kit, source: Source, options: Options, fixed: Fixed, device: Callable[[], Device]) -> TensorRTNetwork:
-    """A graph's engine, ready to run beside those that were loaded with the same options. InputError as from `plan`."""
-    engine = opened(kit, plan(kit, source, options.cache), str(source.file))
+    """A graph's engine, ready to run beside those that were loaded with the same options.
+
+    InputError as from `prepare`, and where it was given other weights and does not compute what they would.
+    """
+    folder = prepare(kit, source, options.cache)
+    engine = opened(kit, (folder / PLAN).read_bytes(), str(source.file))
     shared = options.together.get(kit.name)
     if shared is None:
         shared = options.together[kit.name] = Shared(device())
-    return TensorRTNetwork(kit.trt, engine, source.batch, shared, fixed)
+    network = TensorRTNetwork(kit.trt, engine, source.batch, shared)
+    if source.golden is not None and (folder / REFITTED).exists():
+        try:
+            confirm(source.golden, network, options.precision, str(source.file))
+        except InputError:
+            options.cache.drop(key_of(kit, source))
+            raise
+    network.fix(fixed)
+    return network
 
 
 def _types(trt: Any) -> dict[Any, Any]:
