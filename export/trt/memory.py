@@ -91,7 +91,7 @@ class CUDA:
             raise TypeError(f"{b.dtype} is not {a.dtype}")
         if a.shape != b.shape:
             raise ValueError(f"{tuple(b.shape)} is not {tuple(a.shape)}")
-        if b.is_cuda:  # whoever computes it may use another stream
+        if a.is_cuda and b.is_cuda:  # whoever computes it may use another stream
             self._stream.wait_stream(self._torch.cuda.current_stream(self._device))
         with self._torch.cuda.stream(self._stream):
             a.copy_(b, non_blocking=True)
