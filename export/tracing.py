@@ -183,7 +183,7 @@ def _bytes_last(graph: onnx.GraphProto) -> None:
         last = cast = made[picture.name]
         while cast.op_type in MOVES:
             cast = made[cast.input[0]]
-        if last is cast or picture.type.tensor_type.elem_type != TensorProto.UINT8:
+        if last is cast or cast.op_type != "Cast" or picture.type.tensor_type.elem_type != TensorProto.UINT8:
             continue
         for node in graph.node:
             node.input[:] = [cast.input[0] if name == cast.output[0] else name for name in node.input]

@@ -217,6 +217,9 @@ class ParserError:
     def node_name(self) -> str:
         return self._node
 
+    def node_operator(self) -> str:
+        return self._node.partition("_")[0]
+
     def desc(self) -> str:
         return self._text
 

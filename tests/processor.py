@@ -14,9 +14,9 @@ from engine.arrays import HOST, Home
 class Processor:
     """A Device in this machine's memory. It counts what was asked of it: `allocations`, `copies`, `captures`, `replays`."""
 
-    def __init__(self, trt: FakeTensorRT, home: Home = HOST) -> None:
+    def __init__(self, fake: FakeTensorRT, home: Home = HOST) -> None:
         self.home = home
-        self._made = trt._made
+        self._made = fake._made
         self.allocations = self.copies = self.captures = self.replays = self.waits = 0
         self.from_host = 0  # of the copies, those of pinned memory onto the device
         self._memory: dict[int, np.ndarray] = {}  # of the device, by address; never given back

@@ -87,7 +87,7 @@ def _parse(trt: Any, network: Any, log: Any, file: Path) -> None:
     if parser.parse_from_file(str(file)):  # which finds the weights beside it
         return
     errors = (parser.get_error(i) for i in range(parser.num_errors))
-    lines = dict.fromkeys(f"{error.node_name()}: {' '.join(error.desc().split())}" for error in errors)
+    lines = dict.fromkeys(f"{e.node_name() or e.node_operator()}: {' '.join(e.desc().split())}" for e in errors)
     raise InputError(str(file), "graph", "one that TensorRT parses", "; ".join(lines)[:600] or log.line()[:600])
 
 

@@ -51,7 +51,7 @@ def first_gpu(runtime: str) -> GPU:
     """The GPU that engines run on. InputError where there is none."""
     for gpu in gpus():
         return gpu
-    raise InputError("runtime", runtime, "an NVIDIA GPU", "none: engines can be built here for others, not run")
+    raise InputError("runtime", runtime, "an NVIDIA GPU", "none")
 
 
 def logger(trt: Any) -> Any:
