@@ -145,7 +145,7 @@ def load(kit: Kit, source: Source, options: Options, fixed: Fixed, device: Calla
     network = TensorRTNetwork(kit.trt, engine, source.batch, shared)
     if source.golden is not None and (folder / REFITTED).exists():
         try:
-            confirm(source.golden, network, options.precision, str(source.file))
+            confirm(source.golden, network, kit.computes, str(source.file))
         except InputError:
             options.cache.drop(key_of(kit, source))
             raise
