@@ -11,7 +11,8 @@ import typer
 from engine.errors import InputError
 
 app = typer.Typer(
-    help="Measure: an avatar's quality on held-out frames, and its modes side by side.", no_args_is_help=True
+    help="Measure: an avatar's quality on held-out frames, its modes side by side, its networks' speed.",
+    no_args_is_help=True,
 )
 
 
@@ -78,7 +79,7 @@ def modes(
     import json
 
     from bench.modes import markdown, run
-    from bench.quality.run import write_text
+    from bench.record import write_text
     from engine.avatar import bundled_avatar
 
     result = run(
@@ -88,6 +89,30 @@ def modes(
     if json_file is not None:
         write_text(json_file, json.dumps(result, indent=1) + "\n")
     typer.echo(markdown(result["rows"]), nl=False)
+
+
+@app.command(epilog="Example:  liveanchor bench throughput --threads 2 --json throughput.json")
+def throughput(
+    avatar: Annotated[Path | None, typer.Option(help="Avatar folder; the bundled anchor by default.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Only this one; all that this machine can use by default.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this one; all that a runtime has by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for the networks; all cores by default.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, and of poses where the avatar has no clip.")] = 0,
+) -> None:
+    """Time every network on inputs of real calls, in every runtime and precision side by side."""
+    import json
+
+    from bench.record import write_text
+    from bench.throughput import markdown, run
+    from engine.avatar import bundled_avatar
+
+    result = run(avatar or bundled_avatar(), runtime, precision, threads, seed)
+    if json_file is not None:
+        write_text(json_file, json.dumps(result, indent=1) + "\n")
+    typer.echo(markdown(result), nl=False)
 
 
 def _pair(text: str) -> tuple[str, Path]:

@@ -56,3 +56,10 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return said.stdout.strip() + ("+" if changed else "")
+
+
+def write_text(path: Path, text: str) -> None:
+    """At once or not at all."""
+    half = path.with_name(f".{path.name}.part")
+    half.write_text(text, encoding="utf-8")
+    os.replace(half, path)

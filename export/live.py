@@ -33,6 +33,28 @@ class Graphs(Mapping[str, Network]):
         return len(self._loaded)
 
 
+def open_graphs(
+    avatar: Avatar,
+    names: Iterable[str],
+    runtime: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: EngineCache | None = None,
+    seed: int = 0,
+) -> Graphs:
+    """The graphs `names` of `avatar`, those that read its pictures first: what they say never changes. InputError as from `load`."""
+    how, names = (runtime, precision, threads, cache), tuple(names)
+    together: dict[str, Any] = {}
+    readers = load(avatar.folder, [name for name in names if name in READERS], *how, together=together)
+    given = Given(avatar, readers, seed)
+
+    def others(*names: str) -> dict[str, Network]:
+        return load(avatar.folder, names, *how, given, together)
+
+    loaded = {**readers, **others(*(name for name in names if name not in READERS))}
+    return Graphs(loaded, lambda name: others(name)[name])
+
+
 def open_live(
     avatar: Avatar,
     runtime: str = "auto",
@@ -57,16 +79,7 @@ def open_live(
     """
     avatar, gears = avatar.with_steps(steps).with_mode(mode).with_window(window, overlap), tuple(gears)
     names = needed(avatar, context, hop, again, gears=gears)
-    how = runtime, precision, threads, cache
-    together: dict[str, Any] = {}
-    readers = load(avatar.folder, [name for name in names if name in READERS], *how, together=together)
-    given = Given(avatar, readers, seed)
-
-    def others(*names: str) -> dict[str, Network]:
-        return load(avatar.folder, names, *how, given, together)
-
-    loaded = {**readers, **others(*(name for name in names if name not in READERS))}
-    graphs = Graphs(loaded, lambda name: others(name)[name])
+    graphs = open_graphs(avatar, names, runtime, precision, threads, cache, seed)
     return LiveEngine(
         avatar, graphs, context=context, hop=hop, seed=seed, body=body, again=again, gears=gears,
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ from bench.quality.regressor import RECIPE, Regressor, trained
 from bench.quality.sheet import sheet, write_jpeg
 from bench.quality.tables import BASE, Effect, Kept, effects, read_rows, read_why
 from bench.quality.video import side_by_side, write_mp4
-from bench.record import record
+from bench.record import record, write_text
 from engine.avatar import Mode, bundled_avatar
 from engine.errors import InputError
 from engine.training.loop import Recipe
@@ -247,10 +246,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """At once or not at all."""
-    half = path.with_name(f".{path.name}.part")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -24,15 +24,15 @@ class OpenVINONetwork:
 
     home = HOST
 
-    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
+        """`outputs`: their names, in order."""
         self.fixed = MappingProxyType(dict(fixed))
-        self.inputs = MappingProxyType({port.get_any_name(): tuple(port.shape) for port in compiled.inputs})
-        self.outputs = MappingProxyType({port.get_any_name(): tuple(port.shape) for port in compiled.outputs})
         self._request = compiled.create_infer_request()
-        self._given = {port.get_any_name(): self._request.get_tensor(port).data for port in compiled.inputs}
-        self._said = MappingProxyType(
-            {port.get_any_name(): self._request.get_tensor(port).data for port in compiled.outputs}
-        )
+        self._given = {name_of(port): self._request.get_tensor(port).data for port in compiled.inputs}
+        said = (self._request.get_tensor(port).data for port in compiled.outputs)
+        self._said = MappingProxyType(dict(zip(outputs, said, strict=True)))
+        self.inputs = MappingProxyType({name: array.shape for name, array in self._given.items()})
+        self.outputs = MappingProxyType({name: array.shape for name, array in self._said.items()})
 
     def __call__(self, **inputs: np.ndarray) -> MappingProxyType[str, np.ndarray]:
         """ValueError where an input is missing, unknown or of another shape."""
@@ -51,12 +51,18 @@ def load(source: Source, options: Options, fixed: Fixed) -> OpenVINONetwork:
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     model = _core().read_model(str(source.file))
+    outputs = [port.get_any_name() for port in model.outputs]
     if model.is_dynamic():
-        model.reshape(settled({p.get_any_name(): sizes(p.get_partial_shape()) for p in model.inputs}, source.batch))
-    arrays = fixed({port.get_any_name(): tuple(port.shape) for port in model.inputs})
+        model.reshape(settled({name_of(p): sizes(p.get_partial_shape()) for p in model.inputs}, source.batch))
+    arrays = fixed({name_of(port): tuple(port.shape) for port in model.inputs})
     if arrays:
         _fix(model, arrays, settings)
-    return OpenVINONetwork(_core().compile_model(model, "CPU", settings), arrays)
+    return OpenVINONetwork(_core().compile_model(model, "CPU", settings), arrays, outputs)
+
+
+def name_of(port: Any) -> str:
+    """An input's name in the graph: where nodes that do nothing are removed, it gets theirs as well."""
+    return str(port.get_node().get_friendly_name())
 
 
 def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
@@ -64,7 +70,7 @@ def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, An
 
     The CPU would do so by itself for inputs that are constants, but reuses their memory: the second call would be wrong.
     """
-    parameters = [p for p in model.get_parameters() if p.output(0).get_any_name() in arrays]
+    parameters = [p for p in model.get_parameters() if name_of(p.output(0)) in arrays]
     drawn = {parameter.get_name() for parameter in parameters}  # nodes that depend on these inputs and no others,
     known = set(drawn)  # and those with the ones that depend on none
     for node in model.get_ordered_ops():
@@ -82,7 +88,7 @@ def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, An
     ]  # fmt: skip
     early = openvino.Model([ops.result(output) for output, _ in edges], parameters)
     request = _core().compile_model(early, "CPU", dict(settings)).create_infer_request()
-    request.infer({name: arrays[name] for name in (p.output(0).get_any_name() for p in parameters)})
+    request.infer([arrays[name_of(p.output(0))] for p in parameters])
     for i, (_, targets) in enumerate(edges):
         constant = ops.constant(request.get_output_tensor(i).data.copy())
         for target in targets:
