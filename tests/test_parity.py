@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from narrow_sd15 import HEADS, write_narrow
+from narrow_sd15 import write_narrow
 
 from engine.avatar import Avatar, bundled_avatar
 from export.avatar import export_avatar
 from export.verify import TOLERANCE, Comparison, real_inputs, usable, verify
 
 pytestmark = pytest.mark.slow
-WAYS = [*usable(), ("onnxruntime", "f16"), ("torch", "f16"), ("torch", "bf16")]
+WAYS = [*usable(), ("onnxruntime", "f16")]  # torch itself in half precision: test_torch_runtime
 
 
 def shown(rows: Iterator[Comparison]) -> list[Comparison]:
@@ -55,5 +55,4 @@ def test_stable_diffusions_shape(tmp_path: Path) -> None:
     rows = shown(verify(folder, ways=WAYS, threads=2))
     assert {(row.runtime, row.precision) for row in rows} == set(WAYS)
     assert {"body", "body_windows", "body_bank", "face", "decoder", "encoder"} <= {row.graph for row in rows}
-    assert HEADS == (40, 80, 160)
     assert not [str(row) for row in rows if not row.good]
