@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from engine.arrays import HOST
 from engine.errors import InputError
 from export.runtimes.inputs import check, fill
 from export.seam import Fixed, Options, Source
@@ -68,6 +69,8 @@ class DeviceMemory:
 
 class ONNXRuntimeNetwork:
     """A session with its own input and output memory (engine.network.Network)."""
+
+    home = HOST
 
     def __init__(self, session: Any, fixed: Fixed, memory: HostMemory | DeviceMemory) -> None:
         shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}

@@ -11,6 +11,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
+from engine.arrays import HOST
 from export.runtimes.inputs import fill, settled
 from export.seam import Fixed, Options, Source
 
@@ -20,6 +21,8 @@ GRAPHS: dict[str, str] = {}  # it lowers precision itself
 
 class OpenVINONetwork:
     """A compiled graph with its own input and output memory (engine.network.Network)."""
+
+    home = HOST
 
     def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray]) -> None:
         self.fixed = MappingProxyType(dict(fixed))
