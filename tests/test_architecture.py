@@ -32,6 +32,7 @@ MAY_TRAIN = (
     "export/avatar",
     "export/tracing",
     "export/verify",
+    "export/runtimes/torch",
     "bench/",
 )
 
