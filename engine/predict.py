@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.arrays import HOST, Array, Home
+from engine.arrays import HOST, Array, Home, gather
 from engine.network import Network
 
 SAMPLE, TIMESTEP = "sample", "timestep"
@@ -19,26 +19,29 @@ FILLED, PAST, NEW = "filled", "past_", "new_"
 
 
 class Memory:
-    """What each of the newest `reach` frames was conditioned on, by input name; None: all frames, in memory that grows."""
+    """What each of the newest `reach` frames was conditioned on, by input name; None: all frames, in memory that grows.
+
+    It lies at `home`: whatever comes from elsewhere is moved there once.
+    """
 
     def __init__(self, reach: int | None, home: Home = HOST) -> None:
-        """`home`: where it remembers."""
         self.reach, self.home = reach, home
         self.newest = 0
         self._arrays: dict[str, Array] = {}
 
     def keep(self, position: int, arrays: Mapping[str, Array]) -> None:
-        """Frame `position`, counted from the stream's first, was conditioned on these, (1, ...) each, at home."""
+        """Frame `position`, counted from the stream's first, was conditioned on these, (1, ...) each."""
         self.newest = position
         for name, array in arrays.items():
             if name not in self._arrays:
                 self._arrays[name] = self.home.empty((self.reach or 64, *array.shape[1:]), array.dtype)
             kept = self._arrays[name]
             if self.reach is None and position == len(kept):
-                more = self._arrays[name] = self.home.empty((2 * position, *array.shape[1:]), array.dtype)
-                more[:position] = kept
-                kept = more
-            kept[position % len(kept)] = array[0]
+                self._arrays[name] = self.home.empty((2 * position, *kept.shape[1:]), kept.dtype)
+                self._arrays[name][:position] = kept
+                kept = self._arrays[name]
+            slot = position % len(kept)
+            self.home.put(array[:1], kept[slot : slot + 1])
 
     def slots(self, frames: range) -> list[int]:
         """Where frames lie. Before the first one stand copies of it, and after the newest copies of that."""
@@ -64,7 +67,7 @@ class Conditioned(Protocol):
 
 
 class Predictor:
-    """Calls `network` on windows of exactly the number of frames it was exported for."""
+    """Calls `network` on windows of exactly the number of frames it was exported for. Its arrays lie at the network's home."""
 
     def __init__(
         self,
@@ -93,8 +96,8 @@ class Predictor:
         if odd or self.branches not in (1, 2):
             raise ValueError(f"the network was exported for {shapes[SAMPLE][0]} frames at once, not for {frames}")
         constants = {n: spread(n, array, shapes[n]) for n, array in (constants or {}).items() if n in shapes}
-        others = {n: c for n, c in constants.items() if n not in (SAMPLE, TIMESTEP, *network.fixed)}
-        self.constants = {n: home.put(c) for n, c in others.items()}
+        varying = (SAMPLE, TIMESTEP, *network.fixed)
+        self.constants = {n: home.put(c) for n, c in constants.items() if n not in varying}
         self.bank = {name: shape for name, shape in shapes.items() if name.startswith(PAST)}
         given = (SAMPLE, TIMESTEP, FILLED, *self.bank, *constants, *network.fixed)
         self.remembered = tuple(name for name in shapes if name not in given) + self.beside
@@ -102,6 +105,7 @@ class Predictor:
         self._sample = home.empty(shapes[SAMPLE], np.float32)
         self._timestep = home.empty(shapes[TIMESTEP], np.int64)
         self._filled = home.empty((1,), np.int64)
+        self._windows: dict[str, Array] = {}
 
     def remember(self, position: int, arrays: Mapping[str, Array]) -> None:
         """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
@@ -138,9 +142,9 @@ class Predictor:
             part[:, :channels] = latents
             at = channels
             for name in self.beside:
-                extra = self.memory[name]
-                part[:, at : at + extra.shape[1]] = extra[slots]
-                at += extra.shape[1]
+                kept = self.memory[name]
+                gather(kept, slots, part[:, at : at + kept.shape[1]])
+                at += kept.shape[1]
         return self._sample
 
     def _prediction(self, said: Mapping[str, Array]) -> Array:
@@ -149,7 +153,12 @@ class Predictor:
 
     def _window(self, name: str, slots: list[int]) -> Array:
         kept = self.memory[name]
-        return kept if self.memory.reach == self.branches == 1 else kept[slots * self.branches]
+        if self.memory.reach == self.branches == 1:
+            return kept
+        if name not in self._windows:
+            shape = self.branches * self.frames, *kept.shape[1:]
+            self._windows[name] = self.network.home.empty(shape, kept.dtype)
+        return gather(kept, slots * self.branches, self._windows[name])
 
 
 class WindowPredictor:
@@ -161,7 +170,7 @@ class WindowPredictor:
     def __init__(
         self, make: Callable[[int, Memory], Predictor], longest: int, reach: int | None, home: Home = HOST
     ) -> None:
-        """`reach`: how many of the newest frames may be asked about (None: any). `home`: the graphs'. ValueError as Predictor's."""
+        """`reach`: how many of the newest frames may be asked about (None: any). `home`: the networks'. ValueError as Predictor's."""
         self.memory = Memory(reach, home)
         self._make = make
         self._whole = make(longest, self.memory)

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from engine import steps
-from engine.arrays import Array, copy, like
+from engine.arrays import Array, copy
 from engine.noise import Noise
 from engine.steps import Prediction, Schedule, Times
 
@@ -25,7 +23,7 @@ class Sampler:
     prediction: Prediction = "epsilon"
     rule: Literal["ddim", "lcm", "tcd"] = "ddim"
     guidance: float = 1.0
-    noise: Noise | None = None  # what LCM re-noises with, by frame and step
+    noise: Noise | None = None  # what LCM re-noises with, by frame and step, where the latents lie
     smoothing: float = 0.0  # how far neighbours of a window agree, see `agreed`
 
     def agreed(self, prediction: Array) -> Array:
@@ -56,5 +54,7 @@ class Sampler:
             return steps.tcd(self.schedule, sample, prediction, now, after, self.prediction, sample)
         if self.noise is None:
             raise ValueError("an LCM sampler needs its noise")
-        fresh = np.stack([self.noise.at(f, index + 1) for f in frames])
-        return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, like(sample, fresh))
+        fresh = copy(sample)
+        for slot, frame in enumerate(frames):
+            fresh[slot] = self.noise.at(frame, index + 1)
+        return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, fresh)

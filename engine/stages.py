@@ -134,7 +134,7 @@ class DenoiseStage:
         if self.mode.delay is not None:  # a whole clip's would be gigabytes: its decoder asks again
             # A network's outputs are overwritten by its next call, and the decoder may come later than that.
             work.arrays = {name: copy(hints[name]) for name in self.kept}
-        noise = self.predictor.network.home.put(self.noise.at(self._position))
+        noise = self.noise.at(self._position)
         self._position += 1
         self._held.append(work)
         return before + self._release(self.mode.push(noise))
@@ -203,11 +203,11 @@ def decode(decoder: Network, arrays: Mapping[str, Array], scale: float) -> np.nd
     inputs = {name: arrays[name] for name in decoder.inputs}
     if scale != 1.0:
         inputs[LATENTS] = inputs[LATENTS] / np.float32(scale)
-    return from_network(decoder.home.host(next(iter(decoder(**inputs).values()))))
+    return from_network(next(iter(decoder(**inputs).values())), decoder.home)
 
 
 def hints_of(hint: Network | None, conditions: np.ndarray, diffusion: Network) -> Mapping[str, Array]:
-    """What the diffusion graph, and perhaps the decoder, are told of the mesh (n, H, W, 3), at home; valid until the next call."""
+    """What the diffusion graph, and perhaps the decoder, are told of the mesh (n, H, W, 3); valid until the next call."""
     if hint is None:
         shape = (len(conditions), *diffusion.inputs[CONDITION][1:])
         return {CONDITION: diffusion.home.put(to_network(conditions, shape, 0.0))}

@@ -31,13 +31,12 @@ class Recorder:
     """A network that keeps what it is told, `fixed` inputs among it (engine.network.Network)."""
 
     def __init__(self, network: Network) -> None:
-        self.home, self.fixed = network.home, network.fixed
-        self.inputs, self.outputs = network.inputs, network.outputs
+        self.home, self.fixed, self.inputs, self.outputs = network.home, network.fixed, network.inputs, network.outputs
         self.told: list[Inputs] = []
         self._network = network
 
     def __call__(self, **inputs: Array) -> Mapping[str, Array]:
-        kept = {name: np.array(self._host(array), order="C") for name, array in inputs.items()}
+        kept = {name: np.array(self.home.host(array), order="C") for name, array in inputs.items()}
         self.told.append(MappingProxyType({**self.fixed, **kept}))
         return self._network(**inputs)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.avatar import Avatar
-from engine.network import Network
+from engine.network import Network, hosted
 from engine.networks import folder as stored
 from export import ladder, runtime
 from export.cache import EngineCache
@@ -74,10 +74,8 @@ def verify(
                 truth = graph.computed(inputs)
                 for name, precision in ways:
                     network = loaded(folder, graph, batch, name, precision, threads, cache)
-                    for output, got in network(**inputs).items():
-                        yield compared(
-                            truth[output], network.home.host(got), (graph.name, output, name, precision, kind, batch)
-                        )
+                    for output, got in hosted(network, **inputs).items():
+                        yield compared(truth[output], got, (graph.name, output, name, precision, kind, batch))
 
 
 def real_inputs(avatar: Avatar, threads: int | None = None) -> dict[str, list[Inputs]]:

@@ -30,6 +30,7 @@ class FakeNetwork:
     outputs: Mapping[str, tuple[int, ...]]
     formula: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
     calls: int = 0
+    home: Home = HOST
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     home: Home = HOST
     _memory: dict[str, np.ndarray] = field(default_factory=dict)

@@ -33,8 +33,6 @@ MAY_TRAIN = (
     "export/tracing",
     "export/verify",
     "export/runtimes/torch",
-    "export/torch_home",
-    "export/trt/memory",
     "bench/",
 )
 

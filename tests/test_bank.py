@@ -163,10 +163,10 @@ def test_the_graph_streams_what_torch_says_of_the_whole_clip(exported: Path, nam
     def stream(hints: Tensor) -> np.ndarray:
         finished = []
         for i in range(FRAMES):
-            predictor.remember(i, {"hint16": home.put(hints[i : i + 1].permute(0, 2, 3, 1).numpy())})
-            finished += [home.host(done).copy() for done in live.push(home.put(sample[i].numpy()))]
+            predictor.remember(i, {"hint16": hints[i : i + 1].permute(0, 2, 3, 1).numpy()})
+            finished += live.push(network.home.put(sample[i].numpy()))
         live.reset()
-        return np.stack(finished)
+        return np.stack([network.home.host(latents) for latents in finished])
 
     streamed = stream(hint)
     np.testing.assert_allclose(streamed, latents, atol=1e-4)

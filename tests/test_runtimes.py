@@ -18,6 +18,7 @@ from engine.errors import InputError
 from engine.gear import Gear, ladder
 from engine.given import READERS, Given
 from engine.live import needed
+from engine.network import hosted
 from engine.networks import folder as stored
 from engine.picture import Picture
 from export import runtime
@@ -50,12 +51,14 @@ def test_a_network_is_named_arrays_in_and_out(exported: Path, name: str) -> None
     assert dict(network.outputs) == {"image": (1, 128, 128, 3)}
     rng = np.random.default_rng(0)
     given = {k: rng.standard_normal(shape, np.float32) for k, shape in network.inputs.items()}
-    first = network(**given)["image"]
+    first = hosted(network, **given)["image"]
     kept = first.copy()
-    other = network(**{k: -v for k, v in given.items()})["image"]
+    other = hosted(network, **{k: -v for k, v in given.items()})["image"]
     assert np.shares_memory(first, other)  # the same memory, every time
     assert not np.array_equal(kept, other)
-    assert np.array_equal(network(**given)["image"], kept)
+    assert np.array_equal(hosted(network, **given)["image"], kept)
+    there = {k: network.home.put(v) for k, v in given.items()}  # what already lies where it computes
+    assert np.array_equal(hosted(network, **there)["image"], kept)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -74,8 +77,8 @@ def test_what_never_changes_is_computed_once(exported: Path, name: str) -> None:
         for _ in range(3):  # one that reuses the memory of what it computed once is right only the first time
             inputs = {k: rng.standard_normal(shape, np.float32) for k, shape in fixed.inputs.items() if k != "filled"}
             inputs |= {"filled": np.ones(1, np.int64)} if "filled" in fixed.inputs else {}
-            expected = plain(**inputs, **constants)
-            for output, said in fixed(**inputs).items():
+            expected = hosted(plain, **inputs, **constants)
+            for output, said in hosted(fixed, **inputs).items():
                 assert np.abs(said - expected[output]).max() < 1e-4 * np.abs(expected[output]).max()
     body = runtime.load(exported, ["body"], name, "f32", 1, fixed=given)["body"]
     with pytest.raises(ValueError, match="body was loaded for another sample"):
@@ -196,7 +199,7 @@ def test_one_graph_serves_windows_of_every_length(exported: Path, name: str) -> 
         inputs["sample"] = rng.standard_normal(inputs["sample"].shape, np.float32)
         with torch.no_grad():
             truth = graph.module.eval()(*(torch.from_numpy(a) for a in inputs.values())).numpy()
-        assert np.abs(network(**inputs)["prediction"] - truth).max() < 1e-4 * np.abs(truth).max()
+        assert np.abs(hosted(network, **inputs)["prediction"] - truth).max() < 1e-4 * np.abs(truth).max()
     with pytest.raises(InputError, match="no such graph"):
         runtime.load(exported, ["head_w2"], name)
 

@@ -24,8 +24,7 @@ class OpenVINONetwork:
 
     home = HOST
 
-    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
-        """`outputs`: their names, in order."""
+    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray]) -> None:
         self.fixed = MappingProxyType(dict(fixed))
         self._request = compiled.create_infer_request()
         self._given = {name_of(port): self._request.get_tensor(port).data for port in compiled.inputs}
