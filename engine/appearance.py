@@ -43,7 +43,7 @@ def _tokens(avatar: Avatar, encoder: Network | None, part: str) -> np.ndarray:
         said = hosted(encoder, **{name: to_network(picture, shape, 0.0)})
     except ValueError as error:
         raise InputError(str(path), "size", "a picture of the encoder's size", str(error)) from None
-    return np.array(encoder.home.host(next(iter(said.values()))), np.float32)
+    return np.array(next(iter(said.values())), np.float32)
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -58,7 +58,7 @@ def offline(latents: Array, predict: Predict, sampler: Sampler, plan: Iterable[r
         count[window.start : window.stop] += 1
     if not count.all():
         raise ValueError("the windows leave frames uncovered")
-    divisor = like(latents, count)
+    divisor = count if isinstance(latents, np.ndarray) else latents.new_tensor(count)
     for index in range(len(sampler.times)):
         total: Array = None
         for window in plan:

@@ -16,7 +16,6 @@ class Network(Protocol):
     Arrays that it is given lie at its `home` or in host memory, those that it gives at its home. They are valid until the next
     call: copy what must outlive it. Not thread-safe: one caller at a time.
     `fixed` inputs were given when it was loaded: a call does not give them, and `inputs` leaves them out.
-    Outputs live at `home`; what is told may live there or on the host.
     """
 
     home: Home

@@ -102,7 +102,6 @@ class RepaintStage:
 
     def _paint(self, conditions: np.ndarray, redrawn: np.ndarray) -> np.ndarray:
         """Crops (n, s, s, 3) uint8, painted again where `redrawn` (n, s, s)."""
-        home = self.predictor.network.home
         encoded = next(iter(self.encoder(**{self._picture: self._encodable()}).values()))  # (n, C, h, w)
         hints = hints_of(self.hint, conditions, self.predictor.network)
         told = {**hints, self.MASK: _cells(redrawn, encoded.shape[-1]), self.KEPT: encoded * self.scale}

@@ -210,6 +210,6 @@ def hints_of(hint: Network | None, conditions: np.ndarray, diffusion: Network) -
     """What the diffusion graph, and perhaps the decoder, are told of the mesh (n, H, W, 3); valid until the next call."""
     if hint is None:
         shape = (len(conditions), *diffusion.inputs[CONDITION][1:])
-        return {CONDITION: diffusion.home.put(to_network(conditions, shape, 0.0))}
+        return {CONDITION: to_network(conditions, shape, 0.0)}
     name, shape = next(iter(hint.inputs.items()))
     return hint(**{name: to_network(conditions, shape, 0.0)})

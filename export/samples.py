@@ -40,9 +40,6 @@ class Recorder:
         self.told.append(MappingProxyType({**self.fixed, **kept}))
         return self._network(**inputs)
 
-    def _host(self, array: Array) -> np.ndarray:
-        return array if isinstance(array, np.ndarray) else self.home.host(array)
-
 
 def recorded(
     avatar: Avatar,

@@ -32,7 +32,6 @@ class FakeNetwork:
     calls: int = 0
     home: Home = HOST
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
-    home: Home = HOST
     _memory: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -158,7 +158,7 @@ def test_the_graph_streams_what_torch_says_of_the_whole_clip(exported: Path, nam
 
     network = runtime.load(exported, ["body_bank"], name, "f32", threads=1)["body_bank"]
     predictor = Predictor(network, sampler.times.now, {"appearance": appearance.numpy()})
-    live, home = denoise.Bank(sampler, predictor, anchor), network.home
+    live = denoise.Bank(sampler, predictor, anchor)
 
     def stream(hints: Tensor) -> np.ndarray:
         finished = []

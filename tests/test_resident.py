@@ -17,28 +17,29 @@ from engine.arrays import HOST
 from engine.avatar import Avatar, Mode
 from engine.given import Given
 from engine.live import LiveEngine, needed
+from engine.networks.tensors import Tensors
 from engine.picture import Picture
 from export import runtime
-from export.torch_home import TorchHome
 
 FRAMES = 12
 CPU = torch.device("cpu")  # its tensors stand in for a device's: NumPy's arrays are not among them
 
 
-class CountingHome(TorchHome):
+class CountingHome(Tensors):
     """Counts what is taken there and back."""
 
     def __init__(self, crossings: Counter[str]) -> None:
         super().__init__(CPU)
         object.__setattr__(self, "crossings", crossings)
 
-    def put(self, array: np.ndarray) -> torch.Tensor:
-        self.crossings[f"put {array.shape}"] += 1  # type: ignore[attr-defined]
-        return super().put(array)
+    def put(self, array: Any, out: Any = None) -> torch.Tensor:
+        if isinstance(array, np.ndarray):
+            self.crossings[f"put {array.shape}"] += 1  # type: ignore[attr-defined]
+        return super().put(array, out)
 
-    def host(self, array: torch.Tensor) -> np.ndarray:
+    def host(self, array: Any, out: Any = None) -> np.ndarray:
         self.crossings[f"host {tuple(array.shape)}"] += 1  # type: ignore[attr-defined]
-        return super().host(array)
+        return super().host(array, out)
 
 
 class Watched:

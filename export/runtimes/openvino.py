@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,8 @@ class OpenVINONetwork:
 
     home = HOST
 
-    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, compiled: Any, fixed: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
+        """`outputs`: their names, in order."""
         self.fixed = MappingProxyType(dict(fixed))
         self._request = compiled.create_infer_request()
         self._given = {name_of(port): self._request.get_tensor(port).data for port in compiled.inputs}

@@ -69,9 +69,9 @@ class CUDA:
             )
         self._torch, self._device = torch, torch.device("cuda", index)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        from export.torch_home import TorchHome
+        from engine.networks.tensors import Tensors
 
-        self.home: Home = TorchHome(self._device)
+        self.home: Home = Tensors(self._device)
 
     @property
     def stream(self) -> int:
