@@ -34,10 +34,10 @@ $(DEMO)/.ready: pyproject.toml constraints.txt
 
 # pyrender names an old PyOpenGL that fails beside a newer Python: the tests' reference is installed apart, without dependencies.
 $(DEV)/.ready: pyproject.toml constraints.txt
-	@echo "Making $(DEV) with what the tests need (torch and diffusers among it, a few minutes)"
+	@echo "Making $(DEV) with what the tests need (torch, diffusers and TensorRT-RTX among it, a few minutes)"
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install $(PIP_FLAGS) 'torch==2.13.0'
-	$(DEV)/bin/python -m pip install $(PIP_FLAGS) -e '.[cpu,train,dev]' trimesh networkx six imageio freetype-py
+	$(DEV)/bin/python -m pip install $(PIP_FLAGS) -e '.[cpu,train,dev,rtx]' trimesh networkx six imageio freetype-py
 	$(DEV)/bin/python -m pip install $(PIP_FLAGS) --no-deps pyrender PyOpenGL pyglet
 	@touch $@
 

@@ -14,13 +14,14 @@ import typer
 
 from bench.cli import app as bench
 from engine.errors import InputError
+from engine.progress import bar_of
 from engine.training import clip_cli
 from engine.training.cli import app as training
+from export import export_cli
 from export.cli import app as avatars
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.progress import Progress
 
     from engine.live import LiveEngine
 
@@ -53,6 +54,7 @@ app = typer.Typer(
 app.add_typer(training, name="train")
 app.add_typer(avatars, name="avatar")
 app.add_typer(bench, name="bench")
+app.command("export", epilog=export_cli.EXAMPLE)(export_cli.export)
 app.command("studio", epilog=clip_cli.STUDIO_EXAMPLE)(clip_cli.studio)
 app.command("clip", epilog=clip_cli.CLIP_EXAMPLE)(clip_cli.clip)
 
@@ -66,9 +68,12 @@ BoneMap = Annotated[
 AvatarFolder = Annotated[Path | None, typer.Option("--avatar", help="Avatar folder; the bundled anchor by default.")]
 BodyFile = Annotated[Path | None, typer.Option("--body", help="Your own SMPLX_*.npz; the stand-in body by default.")]
 RuntimeName = Annotated[
-    str | None, typer.Option("--runtime", help="What runs the networks: auto, openvino, onnxruntime.")
+    str | None,
+    typer.Option(
+        "--runtime", help="What runs the networks; `liveanchor doctor` lists them, the fastest first: auto takes that."
+    ),
 ]
-Precision = Annotated[str | None, typer.Option(help="auto, f32 or bf16.")]
+Precision = Annotated[str | None, typer.Option(help="auto, f32, bf16, f16 or int8, as far as the runtime has it.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps; the avatar's own number by default.")]
 Mode = Annotated[
@@ -175,7 +180,7 @@ def send(
 
     poses = read_clip(clip, format=format, bone_map=bone_map)
     speech = read_audio(audio) if audio is not None else None
-    with _progress("sending", "s") as bar:
+    with bar_of("s") as bar:
         task = bar.add_task("sending", total=None if loop else round(poses.seconds, 1))
         report = lambda p: bar.update(task, completed=round(p.seconds, 1))  # noqa: E731
         done = asyncio.run(replay(poses, speech, to, loop=loop, on_progress=report))
@@ -241,7 +246,7 @@ def render(
         poses = poses.first(seconds)
     speech: np.ndarray | None = read_audio(audio) if audio is not None else None
     settings = load_settings(**options)
-    with _progress("painting", "pictures") as bar:
+    with bar_of("pictures") as bar:
         task = bar.add_task("loading", total=None)
         engine: LiveEngine = open_engine(settings)
         bar.update(task, description="painting")
@@ -255,7 +260,7 @@ def _render_log(folder: Path, out: Path, audio: Path | None, seconds: float | No
     from streaming.render import render_log
 
     speech = read_audio(audio) if audio is not None else None
-    with _progress("painting", "pictures") as bar:
+    with bar_of("pictures") as bar:
         task = bar.add_task("loading", total=None)
         engine, log, differs = open_replay(folder, **options)
         bar.update(task, description="painting")
@@ -293,52 +298,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     Console().print(table)
     if any(f.state == "missing" for f in findings):
         raise typer.Exit(1)
-
-
-@app.command(name="export", epilog="Example:  liveanchor export --avatar my-avatar --verify")
-def export_command(
-    avatar: AvatarFolder = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare every graph with torch in every runtime.")] = False,
-) -> None:
-    """Turn an avatar's networks into graphs that the runtimes load. Needs the extra \\[train]."""
-    from engine.avatar import bundled_avatar
-    from export.avatar import export_avatar
-    from export.tracing import Traced
-    from export.verify import verify as compare
-
-    def tell(traced: Traced, file: Path) -> None:
-        common = sorted(traced.nodes.items(), key=lambda pair: -pair[1])[:6]
-        census = ", ".join(f"{count} {kind}" for kind, count in common)
-        typer.echo(f"{file.name:20} {file.stat().st_size / 1000:6.1f} kB  {sum(traced.nodes.values())} nodes: {census}")
-
-    folder = avatar or bundled_avatar()
-    export_avatar(folder, tell)
-    if not verify:
-        return
-    rows = []
-    for row in compare(folder):
-        typer.echo(str(row))
-        rows.append(row)
-    if wrong := sum(not row.good for row in rows):
-        raise InputError(str(folder), "graphs", "what torch computes", f"{wrong} outputs that differ by more")
-
-
-def _progress(what: str, unit: str) -> Progress:
-    """A bar with time left, on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
 
 
 def main() -> None:

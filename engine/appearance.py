@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.avatar import Avatar
 from engine.errors import InputError
-from engine.network import Network
+from engine.network import Network, hosted
 from engine.pixels import to_network
 
 UNCONDITIONAL = "unconditional"
@@ -40,7 +40,7 @@ def _tokens(avatar: Avatar, encoder: Network | None, part: str) -> np.ndarray:
     name, shape = next(iter(encoder.inputs.items()))
     picture = read_picture(path)
     try:
-        said = encoder(**{name: to_network(picture, shape, 0.0)})
+        said = hosted(encoder, **{name: to_network(picture, shape, 0.0)})
     except ValueError as error:
         raise InputError(str(path), "size", "a picture of the encoder's size", str(error)) from None
     return np.array(next(iter(said.values())), np.float32)

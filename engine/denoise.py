@@ -17,7 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.sampler import Array, Sampler, copy, zeros_like
+from engine.arrays import Array, gather, zeros_like
+from engine.sampler import Sampler
 from engine.windows import Plan, Run, covering, windows
 
 # Latents (n, C, h, w) of frames (a range of n) at a step, to predictions (B, n, C, h, w): B is 1, or 2 where the
@@ -113,7 +114,10 @@ class Exact:
     overlap: int
     _plan: Plan = field(init=False, repr=False)
     _latents: Array = field(default=None, init=False, repr=False)  # (reach, C, h, w)
+    _window: Array = field(default=None, init=False, repr=False)  # (size, C, h, w): what is evaluated
     _total: Array = field(default=None, init=False, repr=False)  # (B, reach, C, h, w)
+    _mean: Array = field(default=None, init=False, repr=False)  # (B, stride, C, h, w): of what moves
+    _counts: Array = field(default=None, init=False, repr=False)  # (stride, 1, 1, 1)
     _arrived: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +139,7 @@ class Exact:
         """Noise (C, h, w) of the next frame; the latents of those that their last window has seen at the last step."""
         if self._latents is None:
             self._latents = zeros_like(noise, (self.reach, *noise.shape))
+            self._window = zeros_like(noise, (self.size, *noise.shape))
         self._latents[self._arrived % self.reach] = noise
         self._arrived += 1
         return self._run(self._plan.arrive())
@@ -157,18 +162,25 @@ class Exact:
 
     def _evaluate(self, run: Run) -> list[Array]:
         slots = [frame % self.reach for frame in run.window]
-        prediction = self.sampler.agreed(self.predict(self._latents[slots], run.window, run.step))
+        latents = gather(self._latents, slots, self._window[: len(slots)])
+        prediction = self.sampler.agreed(self.predict(latents, run.window, run.step))
         if self._total is None:
             self._total = zeros_like(prediction, (len(prediction), *self._latents.shape))
-        self._total[:, slots] += prediction
-        moved = slots[: len(run.moved)]
-        counts = [covering(frame, self.size, self.overlap) for frame in run.moved]
-        divisor = np.array(counts, np.float32)[:, None, None, None]
-        total = self._total[:, moved]  # a copy, as the slots are a list
-        guided = self.sampler.guided(total / (divisor if isinstance(total, np.ndarray) else total.new_tensor(divisor)))
-        stepped = self.sampler.step(self._latents[moved], guided, run.moved, run.step)
-        self._latents[moved] = stepped
-        self._total[:, moved] = 0.0
+            self._mean = zeros_like(prediction, (len(prediction), self.burst, *self._latents.shape[1:]))
+            self._counts = zeros_like(prediction, (self.burst, 1, 1, 1))
+        for i, slot in enumerate(slots):
+            total = self._total[:, slot]
+            total += prediction[:, i]
+        many = len(run.moved)
+        mean, counts = self._mean[:, :many], self._counts[:many]
+        for i, frame in enumerate(run.moved):
+            total = self._total[:, slots[i]]
+            mean[:, i], counts[i] = total, covering(frame, self.size, self.overlap)
+            total[...] = 0.0
+        mean /= counts
+        stepped = self.sampler.step(latents[:many], self.sampler.guided(mean), run.moved, run.step)
+        for i, slot in enumerate(slots[:many]):
+            self._latents[slot] = stepped[i]
         return list(stepped) if run.step + 1 == len(self.sampler.times) else []
 
 
@@ -277,8 +289,8 @@ class Causal:
             prediction = self.sampler.guided(said[:, context:])
             latents = self.sampler.step(latents, prediction, frames[context:], index)
         if context:  # the context moves on: the last `context` of what was there
-            for index in range(len(ring)):
-                ring[index, :context] = copy(ring[index, new : new + context])
+            for slot in range(context):
+                ring[:, slot] = ring[:, slot + new]
         self._done += new
         self._waiting = 0
         return [latents[i] for i in range(new)]

@@ -280,7 +280,7 @@ def _stages(
 def _repaint_stage(
     name: str, avatar: Avatar, fields: FaceFields | HandFields, networks: Mapping[str, Network], given: Given
 ) -> RepaintStage:
-    noise = _noise(fields.latent, fields.denoise, given.seed)
+    noise = _noise(fields.latent, fields.denoise, given.seed, networks["decoder"])
     sampler = _sampler(avatar.schedule, fields.denoise, noise)
     scale = fields.latent.scale
     if name == "hands":
@@ -308,14 +308,15 @@ def _denoise_stage(
     given: Given,
     gears: Iterable[Gear],
 ) -> DenoiseStage:
-    hint, noise = networks.get("hint"), _noise(avatar.latent, avatar.denoise, given.seed)
+    hint, decoder = networks.get("hint"), networks["decoder"]
+    noise = _noise(avatar.latent, avatar.denoise, given.seed, decoder)
     prepared: dict[Gear, tuple[Conditioned, Denoiser]] = {}
     for gear in dict.fromkeys(gear.body for gear in gears):
         try:
             prepared[gear] = _denoiser(*_geared(avatar, context, hop, gear), networks, noise, given)
         except ValueError as error:
             raise error if gear == OWN else ValueError(f"{error} (gear: {gear})") from None
-    kept = tuple(name for name in networks["decoder"].inputs if hint is not None and name in hint.outputs)
+    kept = tuple(name for name in decoder.inputs if hint is not None and name in hint.outputs)
     return DenoiseStage(hint, *prepared[OWN], noise, kept, prepared)
 
 
@@ -343,13 +344,14 @@ def _denoiser(
         mode = Causal(sampler, predict, context, hop)
     else:
         reach = Plan(fields.window, fields.overlap, len(sampler.times)).reach if fields.mode == "exact" else None
-        predict = WindowPredictor(predictor, fields.window, reach)
+        predict = WindowPredictor(predictor, fields.window, reach, noise.home)
         mode = (Exact if fields.mode == "exact" else Offline)(sampler, predict, fields.window, fields.overlap)
     return predict, mode
 
 
-def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int) -> Noise:
-    return Noise((latent.channels, latent.size, latent.size), seed, denoise.noise)
+def _noise(latent: LatentFields, denoise: DenoiseFields, seed: int, network: Network) -> Noise:
+    """It lies where `network` and all others of the avatar compute."""
+    return Noise((latent.channels, latent.size, latent.size), seed, denoise.noise, network.home)
 
 
 def _sampler(schedule: Schedule, denoise: DenoiseFields, noise: Noise) -> Sampler:

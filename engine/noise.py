@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from engine.arrays import HOST, Array, Home
+
 MAX_STEPS = 256
 
 
@@ -14,22 +16,24 @@ MAX_STEPS = 256
 class Noise:
     """Standard normal noise, (channels, height, width) float32.
 
-    `per-frame`: every index draws its own. `shared`: one draw for all frames, as Make-Your-Anchor does.
+    `per-frame`: every index draws its own. `shared`: one draw for all frames, as Make-Your-Anchor does. It is drawn here, and
+    lies at `home`.
     """
 
     shape: tuple[int, ...]
     seed: int = 0
     kind: Literal["shared", "per-frame"] = "shared"
-    _shared: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    home: Home = HOST
+    _shared: dict[int, Array] = field(default_factory=dict, init=False, repr=False)
 
-    def at(self, index: int, step: int = 0) -> np.ndarray:
+    def at(self, index: int, step: int = 0) -> Array:
         """The noise of frame `index` at `step` (0: where it starts; later ones re-noise). Read-only."""
         if not 0 <= step < MAX_STEPS:
             raise ValueError(f"step must lie in 0 to {MAX_STEPS - 1}, got {step}")
         if self.kind == "per-frame":
-            return draw(self.shape, self.seed, index, step)
+            return self.home.put(draw(self.shape, self.seed, index, step))
         if step not in self._shared:
-            self._shared[step] = draw(self.shape, self.seed, 0, step)
+            self._shared[step] = self.home.put(draw(self.shape, self.seed, 0, step))
         return self._shared[step]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.arrays import HOST, Array, Home
 from engine.kernels import FAST, kernel
 
 
@@ -27,14 +28,14 @@ def to_network(pixels: np.ndarray, shape: tuple[int, ...], low: float) -> np.nda
     return planes
 
 
-def from_network(array: np.ndarray) -> np.ndarray:
-    """A network's pictures, (n, H, W, 3) uint8 or (n, 3, H, W) float in [-1, 1], as fresh uint8 (n, H, W, 3)."""
+def from_network(array: Array, home: Home = HOST) -> np.ndarray:
+    """A network's pictures, (n, H, W, 3) uint8 or (n, 3, H, W) float in [-1, 1], from its `home` as fresh uint8 (n, H, W, 3)."""
     if array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
-        raise ValueError(f"no picture: shape {array.shape}")
-    if array.dtype == np.uint8:
-        return np.array(array)
+        raise ValueError(f"no picture: shape {tuple(array.shape)}")
+    if array.shape[3] == 3:
+        return home.host(array, np.empty(array.shape, np.uint8))
     pixels = np.empty((len(array), array.shape[2], array.shape[3], 3), np.uint8)
-    for planes, picture in zip(array, pixels, strict=True):
+    for planes, picture in zip(home.host(array), pixels, strict=True):
         _to_pixels(np.ascontiguousarray(planes, np.float32), picture)
     return pixels
 

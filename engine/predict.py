@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.arrays import HOST, Array, Home, gather
 from engine.network import Network
 
 SAMPLE, TIMESTEP = "sample", "timestep"
@@ -18,30 +19,36 @@ FILLED, PAST, NEW = "filled", "past_", "new_"
 
 
 class Memory:
-    """What each of the newest `reach` frames was conditioned on, by input name; None: all frames, in memory that grows."""
+    """What each of the newest `reach` frames was conditioned on, by input name; None: all frames, in memory that grows.
 
-    def __init__(self, reach: int | None) -> None:
-        self.reach = reach
+    It lies at `home`: whatever comes from elsewhere is moved there once.
+    """
+
+    def __init__(self, reach: int | None, home: Home = HOST) -> None:
+        self.reach, self.home = reach, home
         self.newest = 0
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, Array] = {}
 
-    def keep(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def keep(self, position: int, arrays: Mapping[str, Array]) -> None:
         """Frame `position`, counted from the stream's first, was conditioned on these, (1, ...) each."""
         self.newest = position
         for name, array in arrays.items():
             if name not in self._arrays:
-                self._arrays[name] = np.empty((self.reach or 64, *array.shape[1:]), array.dtype)
+                self._arrays[name] = self.home.empty((self.reach or 64, *array.shape[1:]), array.dtype)
             kept = self._arrays[name]
             if self.reach is None and position == len(kept):
-                kept = self._arrays[name] = np.concatenate([kept, np.empty_like(kept)])
-            kept[position % len(kept)] = array[0]
+                self._arrays[name] = self.home.empty((2 * position, *kept.shape[1:]), kept.dtype)
+                self._arrays[name][:position] = kept
+                kept = self._arrays[name]
+            slot = position % len(kept)
+            self.home.put(array[:1], kept[slot : slot + 1])
 
     def slots(self, frames: range) -> list[int]:
         """Where frames lie. Before the first one stand copies of it, and after the newest copies of that."""
         modulus = self.reach or self.newest + 1
         return [min(max(frame, 0), self.newest) % modulus for frame in frames]
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Array:
         """All that is kept under a name, (reach, ...)."""
         return self._arrays[name]
 
@@ -54,13 +61,13 @@ class Conditioned(Protocol):
         """The graph, or one of them; they differ in how many frames they take."""
         ...
 
-    def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None: ...
+    def remember(self, position: int, arrays: Mapping[str, Array]) -> None: ...
 
-    def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray: ...
+    def __call__(self, latents: Array, frames: range, step: int) -> Array: ...
 
 
 class Predictor:
-    """Calls `network` on windows of exactly the number of frames it was exported for."""
+    """Calls `network` on windows of exactly the number of frames it was exported for. Its arrays lie at the network's home."""
 
     def __init__(
         self,
@@ -83,39 +90,40 @@ class Predictor:
                 raise ValueError(f"the network has no input {name!r}, only {', '.join(shapes)}")
         self.network, self.timesteps = network, tuple(timesteps)
         self.frames, self.beside = frames, tuple(beside)
-        self.memory = memory or Memory(frames)
+        home = network.home
+        self.memory = memory or Memory(frames, home)
         self.branches, odd = divmod(shapes[SAMPLE][0], frames)
         if odd or self.branches not in (1, 2):
             raise ValueError(f"the network was exported for {shapes[SAMPLE][0]} frames at once, not for {frames}")
         constants = {n: spread(n, array, shapes[n]) for n, array in (constants or {}).items() if n in shapes}
-        self.constants = {n: c for n, c in constants.items() if n not in (SAMPLE, TIMESTEP, *network.fixed)}
+        varying = (SAMPLE, TIMESTEP, *network.fixed)
+        self.constants = {n: home.put(c) for n, c in constants.items() if n not in varying}
         self.bank = {name: shape for name, shape in shapes.items() if name.startswith(PAST)}
         given = (SAMPLE, TIMESTEP, FILLED, *self.bank, *constants, *network.fixed)
         self.remembered = tuple(name for name in shapes if name not in given) + self.beside
         self._output = next(iter(network.outputs))
-        self._sample = np.empty(shapes[SAMPLE], np.float32)
-        self._timestep = np.empty(shapes[TIMESTEP], np.int64)
-        self._filled = np.empty(1, np.int64)
+        self._sample = home.empty(shapes[SAMPLE], np.float32)
+        self._timestep = home.empty(shapes[TIMESTEP], np.int64)
+        self._filled = home.empty((1,), np.int64)
+        self._windows: dict[str, Array] = {}
 
-    def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def remember(self, position: int, arrays: Mapping[str, Array]) -> None:
         """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
         self.memory.keep(position, {name: arrays[name] for name in self.remembered})
 
-    def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray:
+    def __call__(self, latents: Array, frames: range, step: int) -> Array:
         """The prediction (B, n, C, h, w) for `latents` (n, C, h, w) of `frames`; overwritten by the next call."""
         return self._prediction(self._run(latents, frames, step, {}))
 
     def attend(
-        self, latents: np.ndarray, frame: int, step: int, bank: Mapping[str, np.ndarray], filled: int
-    ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        self, latents: Array, frame: int, step: int, bank: Mapping[str, Array], filled: int
+    ) -> tuple[Array, Mapping[str, Array]]:
         """The same for one frame of a graph with a bank, as engine.denoise.Attend has it."""
         self._filled[...] = filled
         said = self._run(latents, range(frame, frame + 1), step, {FILLED: self._filled, **bank})
         return self._prediction(said), {name: said[name.replace(PAST, NEW, 1)] for name in bank}
 
-    def _run(
-        self, latents: np.ndarray, frames: range, step: int, more: Mapping[str, np.ndarray]
-    ) -> Mapping[str, np.ndarray]:
+    def _run(self, latents: Array, frames: range, step: int, more: Mapping[str, Array]) -> Mapping[str, Array]:
         slots = self.memory.slots(frames)
         given = {name: self._window(name, slots) for name in self.remembered if name not in self.beside}
         given.update({**self.constants, **more})
@@ -126,7 +134,7 @@ class Predictor:
             given[TIMESTEP] = self._timestep
         return self.network(**given)
 
-    def _beside(self, latents: np.ndarray, slots: list[int]) -> np.ndarray:
+    def _beside(self, latents: Array, slots: list[int]) -> Array:
         """The latents of both branches, with the channels that follow them."""
         channels = latents.shape[1]
         for branch in range(self.branches):
@@ -134,18 +142,23 @@ class Predictor:
             part[:, :channels] = latents
             at = channels
             for name in self.beside:
-                extra = self.memory[name]
-                part[:, at : at + extra.shape[1]] = extra[slots]
-                at += extra.shape[1]
+                kept = self.memory[name]
+                gather(kept, slots, part[:, at : at + kept.shape[1]])
+                at += kept.shape[1]
         return self._sample
 
-    def _prediction(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _prediction(self, said: Mapping[str, Array]) -> Array:
         prediction = said[self._output]
         return prediction.reshape(self.branches, self.frames, *prediction.shape[1:])
 
-    def _window(self, name: str, slots: list[int]) -> np.ndarray:
+    def _window(self, name: str, slots: list[int]) -> Array:
         kept = self.memory[name]
-        return kept if self.memory.reach == self.branches == 1 else kept[slots * self.branches]
+        if self.memory.reach == self.branches == 1:
+            return kept
+        if name not in self._windows:
+            shape = self.branches * self.frames, *kept.shape[1:]
+            self._windows[name] = self.network.home.empty(shape, kept.dtype)
+        return gather(kept, slots * self.branches, self._windows[name])
 
 
 class WindowPredictor:
@@ -154,9 +167,11 @@ class WindowPredictor:
     Only the end of a stream has windows shorter than the longest. What `make` makes must remember in the memory it is given.
     """
 
-    def __init__(self, make: Callable[[int, Memory], Predictor], longest: int, reach: int | None) -> None:
-        """`reach`: how many of the newest frames may be asked about (None: any). ValueError as Predictor's."""
-        self.memory = Memory(reach)
+    def __init__(
+        self, make: Callable[[int, Memory], Predictor], longest: int, reach: int | None, home: Home = HOST
+    ) -> None:
+        """`reach`: how many of the newest frames may be asked about (None: any). `home`: the networks'. ValueError as Predictor's."""
+        self.memory = Memory(reach, home)
         self._make = make
         self._whole = make(longest, self.memory)
         self._of = {longest: self._whole}
@@ -165,11 +180,11 @@ class WindowPredictor:
     def network(self) -> Network:
         return self._whole.network
 
-    def remember(self, position: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def remember(self, position: int, arrays: Mapping[str, Array]) -> None:
         """What frame `position` (counted from the stream's first) is conditioned on: (1, ...) by input name."""
         self._whole.remember(position, arrays)
 
-    def __call__(self, latents: np.ndarray, frames: range, step: int) -> np.ndarray:
+    def __call__(self, latents: Array, frames: range, step: int) -> Array:
         """The prediction (B, n, C, h, w) for `latents` (n, C, h, w) of `frames`; overwritten by the next call."""
         count = len(frames)
         if count not in self._of:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from engine.arrays import gather
 from engine.crop import blend, feather, warp
 from engine.denoise import Causal
 from engine.network import Network
@@ -60,6 +61,7 @@ class RepaintStage:
         size = max(shape[1:])
         self._kept = np.empty((self.count, size, size, 3), np.uint8)
         self._alpha = feather(size)
+        self._latents = decoder.home.empty(decoder.inputs[LATENTS], np.float32)
 
     def __call__(self, work: Work) -> list[Work]:
         crops = work.crops.pop(self.name, None)
@@ -103,13 +105,11 @@ class RepaintStage:
         encoded = next(iter(self.encoder(**{self._picture: self._encodable()}).values()))  # (n, C, h, w)
         hints = hints_of(self.hint, conditions, self.predictor.network)
         told = {**hints, self.MASK: _cells(redrawn, encoded.shape[-1]), self.KEPT: encoded * self.scale}
-        latents: list[np.ndarray] = []
         for i in range(self.count):
             self.predictor.remember(i, {name: array[i : i + 1] for name, array in told.items()})
-        for _ in range(self.count):
-            latents += self.mode.push(self.noise.at(0))
+        latents = [done for _ in range(self.count) for done in self.mode.push(self.noise.at(0))]
         self.mode.reset()  # crops are on their own: no context
-        return decode(self.decoder, {**hints, LATENTS: np.stack(latents)}, self.scale)
+        return decode(self.decoder, {**hints, LATENTS: gather(latents, range(self.count), self._latents)}, self.scale)
 
     def _encodable(self) -> np.ndarray:
         return to_network(self._kept, self.encoder.inputs[self._picture], -1.0)

@@ -6,15 +6,12 @@ It knows nothing of networks or windows. Arrays may be NumPy or torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from engine import steps
+from engine.arrays import Array, copy
 from engine.noise import Noise
 from engine.steps import Prediction, Schedule, Times
-
-Array = Any  # np.ndarray or torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Sampler:
     prediction: Prediction = "epsilon"
     rule: Literal["ddim", "lcm", "tcd"] = "ddim"
     guidance: float = 1.0
-    noise: Noise | None = None  # what LCM re-noises with, by frame and step
+    noise: Noise | None = None  # what LCM re-noises with, by frame and step, where the latents lie
     smoothing: float = 0.0  # how far neighbours of a window agree, see `agreed`
 
     def agreed(self, prediction: Array) -> Array:
@@ -57,18 +54,7 @@ class Sampler:
             return steps.tcd(self.schedule, sample, prediction, now, after, self.prediction, sample)
         if self.noise is None:
             raise ValueError("an LCM sampler needs its noise")
-        fresh = np.stack([self.noise.at(f, index + 1) for f in frames])
-        fresh = fresh if isinstance(sample, np.ndarray) else sample.new_tensor(fresh)
+        fresh = copy(sample)
+        for slot, frame in enumerate(frames):
+            fresh[slot] = self.noise.at(frame, index + 1)
         return steps.lcm(self.schedule, sample, prediction, now, after, self.prediction, fresh)
-
-
-def zeros_like(array: Array, shape: tuple[int, ...]) -> Array:
-    """Float32 zeros of `shape` where `array` lives."""
-    if isinstance(array, np.ndarray):
-        return np.zeros(shape, np.float32)
-    return array.new_zeros(shape).float()
-
-
-def copy(array: Array) -> Array:
-    """A copy of `array`, of its own memory."""
-    return array.copy() if isinstance(array, np.ndarray) else array.clone()

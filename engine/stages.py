@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine import face, hand
+from engine.arrays import Array, copy
 from engine.body import Body
 from engine.condition import FACE, LEFT_HAND, RIGHT_HAND, Condition
 from engine.crop import soften, warp, warp_mask
@@ -132,7 +133,7 @@ class DenoiseStage:
         self.predictor.remember(self._position, hints)
         if self.mode.delay is not None:  # a whole clip's would be gigabytes: its decoder asks again
             # A network's outputs are overwritten by its next call, and the decoder may come later than that.
-            work.arrays = {name: hints[name].copy() for name in self.kept}
+            work.arrays = {name: copy(hints[name]) for name in self.kept}
         noise = self.noise.at(self._position)
         self._position += 1
         self._held.append(work)
@@ -166,7 +167,7 @@ class DenoiseStage:
         self._position = 0
         return waiting
 
-    def _release(self, finished: list[np.ndarray]) -> list[Work]:
+    def _release(self, finished: list[Array]) -> list[Work]:
         works = [self._held.popleft() for _ in finished]
         for work, latents in zip(works, finished, strict=True):
             work.arrays[LATENTS] = latents[None]
@@ -197,15 +198,15 @@ class DecodeStage:
         return 0
 
 
-def decode(decoder: Network, arrays: Mapping[str, np.ndarray], scale: float) -> np.ndarray:
+def decode(decoder: Network, arrays: Mapping[str, Array], scale: float) -> np.ndarray:
     """`arrays` by the names of the decoder's inputs, latents still scaled, to (n, H, W, 3) uint8."""
     inputs = {name: arrays[name] for name in decoder.inputs}
     if scale != 1.0:
         inputs[LATENTS] = inputs[LATENTS] / np.float32(scale)
-    return from_network(next(iter(decoder(**inputs).values())))
+    return from_network(next(iter(decoder(**inputs).values())), decoder.home)
 
 
-def hints_of(hint: Network | None, conditions: np.ndarray, diffusion: Network) -> Mapping[str, np.ndarray]:
+def hints_of(hint: Network | None, conditions: np.ndarray, diffusion: Network) -> Mapping[str, Array]:
     """What the diffusion graph, and perhaps the decoder, are told of the mesh (n, H, W, 3); valid until the next call."""
     if hint is None:
         shape = (len(conditions), *diffusion.inputs[CONDITION][1:])

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-Array = Any  # np.ndarray or torch.Tensor
+from engine.arrays import Array, column, float32
+
 Prediction = Literal["epsilon", "v", "sample"]
 END = -1  # the timestep after the last one: no noise left (or alpha of timestep 0, see Schedule.final_alpha)
 
@@ -117,7 +118,7 @@ def consistency(schedule: Schedule, sample: Array, prediction: Array, now: Any, 
     clean, _ = split(schedule, sample, prediction, now, kind)
     t = 10.0 * np.asarray(now, np.float64)  # timestep scaling 10 and sigma_data 0.5, as the authors distil
     skip, out = 0.25 / (t**2 + 0.25), t / (t**2 + 0.25) ** 0.5
-    return _column(out, clean) * clean + _column(skip, clean) * _float32(sample)
+    return column(out, clean) * clean + column(skip, clean) * float32(sample)
 
 
 def lcm(
@@ -130,9 +131,9 @@ def lcm(
     denoised = consistency(schedule, sample, prediction, now, kind)
     last = np.asarray(after) < 0
     alpha = schedule.alpha(after)
-    signal = _column(np.where(last, 1.0, alpha**0.5), denoised)
-    sigma = _column(np.where(last, 0.0, (1.0 - alpha) ** 0.5), denoised)
-    return signal * denoised + sigma * _float32(noise)
+    signal = column(np.where(last, 1.0, alpha**0.5), denoised)
+    sigma = column(np.where(last, 0.0, (1.0 - alpha) ** 0.5), denoised)
+    return signal * denoised + sigma * float32(noise)
 
 
 def tcd(
@@ -158,12 +159,12 @@ def tcd(
     if eta == 0.0:
         return landed
     ratio = np.where(last, 1.0, schedule.alpha(target) / schedule.alpha(between))
-    return _column(ratio**0.5, clean) * landed + _column((1.0 - ratio) ** 0.5, clean) * _float32(noise)
+    return column(ratio**0.5, clean) * landed + column((1.0 - ratio) ** 0.5, clean) * float32(noise)
 
 
 def split(schedule: Schedule, sample: Array, prediction: Array, now: Any, kind: Prediction) -> tuple[Array, Array]:
     """What the network said, as (clean sample, noise), whichever of the three it predicts."""
-    sample, prediction = _float32(sample), _float32(prediction)
+    sample, prediction = float32(sample), float32(prediction)
     signal, sigma = _coefficients(schedule, now, sample)
     if kind == "epsilon":
         return (sample - sigma * prediction) / signal, prediction
@@ -175,22 +176,9 @@ def split(schedule: Schedule, sample: Array, prediction: Array, now: Any, kind: 
 def add_noise(schedule: Schedule, clean: Array, noise: Array, now: Any) -> Array:
     """The forward process: `clean` (n, ...) with `noise` mixed in as at timesteps `now`."""
     signal, sigma = _coefficients(schedule, now, clean)
-    return signal * _float32(clean) + sigma * _float32(noise)
+    return signal * float32(clean) + sigma * float32(noise)
 
 
 def _coefficients(schedule: Schedule, timesteps: Any, like: Array) -> tuple[Array, Array]:
     alpha = schedule.alpha(timesteps)
-    return _column(alpha**0.5, like), _column((1.0 - alpha) ** 0.5, like)
-
-
-def _column(values: np.ndarray, like: Array) -> Array:
-    """Per-frame coefficients (n,) or () in the kind and rank of `like`: (n, 1, ..., 1) float32."""
-    column = np.asarray(values, np.float32)
-    column = column.reshape(column.shape + (1,) * (like.ndim - 1) * column.ndim)
-    if isinstance(like, np.ndarray):
-        return column
-    return like.new_tensor(column.tolist(), dtype=_float32(like).dtype)
-
-
-def _float32(array: Array) -> Array:
-    return array.astype(np.float32, copy=False) if isinstance(array, np.ndarray) else array.float()
+    return column(alpha**0.5, like), column((1.0 - alpha) ** 0.5, like)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from engine.arrays import Array
 from engine.gear import OWN, Gear
 from engine.picture import Picture
 from engine.pose import PoseFrame
@@ -25,7 +26,7 @@ class Work:
     vertices: np.ndarray | None = None  # (V, 3) float32, metres
     joints: np.ndarray | None = None  # (55, 3) float32, metres
     condition: np.ndarray | None = None  # (h, w, 3) uint8
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # what networks said, by the names of their outputs
+    arrays: dict[str, Array] = field(default_factory=dict)  # what networks said, at their home, by outputs' names
     crops: dict[str, Crops] = field(default_factory=dict)  # what is painted again, by the stage's name
     image: np.ndarray | None = None  # (H, W, 3) uint8
     stage_ns: dict[str, int] = field(default_factory=dict)

@@ -12,8 +12,9 @@ from pathlib import Path
 from engine import toml
 from engine.avatar import FILE, Avatar
 from engine.networks import folder as stored
-from export.graphs import graphs
-from export.manifest import Manifest, list_of
+from export.golden import Golden
+from export.graphs import Graph, arrays, graphs
+from export.manifest import Exported, Manifest, list_of
 from export.tracing import Traced, trace, write
 
 
@@ -31,17 +32,20 @@ def export_avatar(
     networks = stored.load(folder)
     where = stored.places(networks)
     (folder / list_of(precision)).unlink(missing_ok=True)
-    weights, batches = {}, {}
+    exported = {}
     for graph in graphs(avatar, networks):
         traced = trace(graph, where, folder, precision)
         file = write(traced, folder, precision)
-        weights[graph.name] = traced.weights
-        if graph.batch is not None:
-            batches[graph.name] = graph.batch
+        exported[graph.name] = Exported(traced.weights, graph.batch, golden(graph))
         if progress is not None:
             progress(traced, file)
     if precision == "f32":
-        avatar = replace(avatar, networks={name: f"{name}.onnx" for name in weights})
+        avatar = replace(avatar, networks={name: f"{name}.onnx" for name in exported})
         avatar.write(folder)
-    Manifest.of(folder, weights, batches, precision).write(folder)
+    Manifest.of(folder, exported, precision).write(folder)
     return Avatar.load(folder) if precision == "f32" else avatar
+
+
+def golden(graph: Graph) -> Golden:
+    """What torch gives for a graph, at the size that it runs in live."""
+    return Golden.of(arrays(graph.of(graph.batch or graph.frames)), graph.computed)

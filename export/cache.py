@@ -43,6 +43,7 @@ class Key:
     precision: str
     device: str  # what it was built for: "cpu avx512_bf16", "sm89"
     profile: str  # shapes of the inputs, and whatever else was settled when it was built
+    structure: str = ""  # of the graph without its weights, where an engine of the same one can be given others
 
     @property
     def id(self) -> str:
@@ -73,17 +74,19 @@ class EngineCache:
         said, files = _record(folder)
         if said != asdict(key):
             raise InputError(str(folder / RECORD), "key", "the engine that the folder is named after", "another", AGAIN)
-        if found := set(_files(folder)) ^ set(files):
-            raise InputError(str(folder), "files", ", ".join(sorted(files)), f"{sorted(found)[0]} too or not", AGAIN)
+        if set(_files(folder)) != set(files):
+            raise InputError(str(folder), "files", ", ".join(sorted(files)), ", ".join(_files(folder)) or "none", AGAIN)
         for name, stamp in files.items():
-            if Stamp.of(folder / name) != stamp:
+            if _stamp(folder / name) != stamp:
                 raise InputError(str(folder / name), "content", "what was written", "something else", AGAIN)
         return folder
 
     def build(self, key: Key, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill a new folder, and keep it in place of an older engine. Whatever it raises, nothing of it stays."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._refuse_strangers()
+        """Let `write` fill a new folder, and keep it: in place of a damaged one, and not where another process was faster.
+
+        Whatever it raises, nothing of it stays.
+        """
+        self._open()
         self._sweep()
         folder, half = self.root / key.id, self.root / f"{HALF}{uuid.uuid4().hex}"
         half.mkdir()
@@ -94,7 +97,8 @@ class EngineCache:
             record.write_text(json.dumps({"key": asdict(key), "files": files}, indent=1) + "\n", encoding="utf-8")
             for name in (*files, RECORD):
                 _to_disc(half / name)
-            self._replace(folder, half)
+            if not self._whole(key):  # which somebody may be reading
+                self._replace(folder, half)
         finally:
             shutil.rmtree(half, ignore_errors=True)
         return folder
@@ -109,9 +113,9 @@ class EngineCache:
 
     def keys(self) -> Iterator[Key]:
         """Of all engines whose record can be read."""
-        for folder in sorted(self.root.glob(f"*/{RECORD}")):
+        for record in sorted(self.root.glob(f"[!.]*/{RECORD}")):  # not those that are being written
             try:
-                yield Key(**_record(folder.parent)[0])
+                yield Key(**_record(record.parent)[0])
             except (InputError, TypeError):  # found by who asks for it
                 continue
 
@@ -120,12 +124,40 @@ class EngineCache:
         folder = self.root / key.id
         return sum((folder / name).stat().st_size for name in _files(folder)) if folder.is_dir() else 0
 
+    def note(self, name: str) -> bytes:
+        """What a runtime keeps beside its engines under a name of its own; nothing where there is no such note."""
+        file = self.root / name
+        if not file.is_file():
+            return b""
+        self._refuse_strangers()
+        return file.read_bytes()
+
+    def keep(self, name: str, note: bytes) -> None:
+        """Write such a note, at once or not at all."""
+        self._open()
+        half = self.root / f"{HALF}{uuid.uuid4().hex}"
+        try:
+            half.write_bytes(note)
+            half.replace(self.root / name)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._refuse_strangers()
+
+    def _whole(self, key: Key) -> bool:
+        try:
+            return self.find(key) is not None
+        except InputError:
+            return False
+
     def _sweep(self) -> None:
         """Remove what builds left that were killed."""
         for half in self.root.glob(f"{HALF}*"):
             with contextlib.suppress(OSError):  # another process may have ended it just now
                 if time.time() - half.stat().st_mtime > ABANDONED_S:
-                    shutil.rmtree(half, ignore_errors=True)
+                    shutil.rmtree(half) if half.is_dir() else half.unlink()
 
     def _replace(self, folder: Path, half: Path) -> None:
         while True:
@@ -163,6 +195,13 @@ def _record(folder: Path) -> tuple[dict[str, Any], dict[str, Stamp]]:
 
 def _files(folder: Path) -> Iterator[str]:
     return (path.name for path in sorted(folder.iterdir()) if path.name != RECORD)
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        return Stamp.of(file)
+    except OSError:
+        return None
 
 
 def _to_disc(file: Path) -> None:

@@ -9,9 +9,10 @@ they are. Names are the seam to the engine: what `hint` gives, `body` and `decod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.embeddings import Timesteps
@@ -52,9 +53,22 @@ class Graph:
             raise ValueError(f"{self.name} is a graph for {self.frames}, not for {frames}")
         at = [i % self.frames for i in range(frames)]
         return {
-            name: tensor.unflatten(0, (-1, self.frames))[:, at].flatten(0, 1) if name in self.open else tensor
+            name: tensor.reshape(-1, self.frames, *tensor.shape[1:])[:, at].flatten(0, 1)
+            if name in self.open
+            else tensor
             for name, tensor in self.inputs.items()
         }
+
+    def computed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What torch says to these inputs, by output."""
+        with torch.no_grad():
+            said = self.module.eval()(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        return arrays(dict(zip(self.outputs, said if isinstance(said, tuple) else (said,), strict=True)))
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The same as NumPy's."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def graphs(avatar: Avatar, networks: AvatarNetworks, seed: int = 0) -> Iterator[Graph]:
@@ -134,7 +148,9 @@ class DiffusionGraph(nn.Module):
         filled: Tensor | None = None,
         *past: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
-        seen = floats(from_last(hint), self) / 255 if hint.dtype == torch.uint8 else from_last(hint)
+        seen = from_last(hint)
+        if self._guided[0].hint is None:  # a picture's bytes
+            seen = floats(seen, self) / 255
         if (
             len(appearance) > 1
         ):  # shape[0], as len() would make a number of an open dimension; a branch's tokens for each of its frames

@@ -77,9 +77,14 @@ def automatic(name: str, gpu: bool) -> str:
 
 
 def resolved(runtime: str, precision: str) -> tuple[str, str]:
-    """What `load` takes here for that runtime and precision, either of which may be "auto". InputError as from `choose`."""
-    name = choose(runtime).name
-    return name, automatic(name, bool(gpus())) if precision == "auto" else precision
+    """What `load` takes here for that runtime and precision, either of which may be "auto". InputError as from `choose`.
+
+    A provider stays with its runtime: "onnxruntime:cuda".
+    """
+    name, colon, provider = runtime.partition(":")
+    name = choose(name).name
+    auto = automatic(name, bool(gpus()))
+    return name + colon + provider, auto if precision == "auto" else precision
 
 
 def choose(runtime: str) -> Known:
@@ -92,6 +97,12 @@ def choose(runtime: str) -> Known:
         if known.name == runtime:
             return known
     raise InputError("runtime", "name", " | ".join(["auto", *(known.name for known in LADDER)]), runtime)
+
+
+def runs(runtime: str) -> str:
+    """Why that runtime, which may be "auto", cannot run here; empty where it can. InputError as from `choose`."""
+    known = choose(runtime.partition(":")[0])
+    return _problem(known, _version(known), gpus())
 
 
 def installed(known: Known) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any
 
 from engine.avatar import Avatar, Mode
 from engine.body import Body
@@ -43,11 +44,12 @@ def open_graphs(
 ) -> Graphs:
     """The graphs `names` of `avatar`, those that read its pictures first: what they say never changes. InputError as from `load`."""
     how, names = (runtime, precision, threads, cache), tuple(names)
-    readers = load(avatar.folder, [name for name in names if name in READERS], *how)
+    together: dict[str, Any] = {}
+    readers = load(avatar.folder, [name for name in names if name in READERS], *how, together=together)
     given = Given(avatar, readers, seed)
 
     def others(*names: str) -> dict[str, Network]:
-        return load(avatar.folder, names, *how, fixed=given)
+        return load(avatar.folder, names, *how, given, together)
 
     loaded = {**readers, **others(*(name for name in names if name not in READERS))}
     return Graphs(loaded, lambda name: others(name)[name])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError
+from export.golden import Golden
 
 FILE = "graphs.json"
 AGAIN = "run the export again"
@@ -51,6 +52,22 @@ class Entry:
     graph: Stamp
     weights: tuple[str, ...]
     batch: int | None = None  # what its open dimension is live: crops; None: it has none, or any (windows)
+    golden: Golden | None = None
+
+    @classmethod
+    def read(cls, table: dict[str, Any]) -> Entry:
+        """Of plain values. KeyError, TypeError, ValueError where they are others."""
+        golden = Golden.read(table["golden"]) if table.get("golden") else None
+        return cls(Stamp(**table["graph"]), tuple(table["weights"]), table.get("batch"), golden)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What is to be listed of a graph beside its file."""
+
+    weights: tuple[str, ...]
+    batch: int | None
+    golden: Golden
 
 
 @dataclass(frozen=True)
@@ -62,13 +79,11 @@ class Manifest:
     precision: str = "f32"
 
     @classmethod
-    def of(
-        cls, folder: Path, weights: dict[str, tuple[str, ...]], batches: dict[str, int], precision: str = "f32"
-    ) -> Manifest:
-        """The files as they are; `weights` and `batches` by graph."""
+    def of(cls, folder: Path, exported: dict[str, Exported], precision: str = "f32") -> Manifest:
+        """The files as they are, by graph."""
         graphs = {
-            name: Entry(Stamp.of(folder / file_of(name, precision)), files, batches.get(name))
-            for name, files in weights.items()
+            name: Entry(Stamp.of(folder / file_of(name, precision)), said.weights, said.batch, said.golden)
+            for name, said in exported.items()
         }
         files = sorted({file for entry in graphs.values() for file in entry.weights})
         return cls(graphs, {file: Stamp.of(folder / file) for file in files}, precision)
@@ -80,9 +95,7 @@ class Manifest:
         again = AGAIN if precision == "f32" else f"{AGAIN} with --precision {precision}"
         try:
             table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            graphs = {
-                n: Entry(Stamp(**e["graph"]), tuple(e["weights"]), e.get("batch")) for n, e in table["graphs"].items()
-            }
+            graphs = {name: Entry.read(entry) for name, entry in table["graphs"].items()}
             return cls(graphs, {name: Stamp(**stamp) for name, stamp in table["weights"].items()}, precision)
         except FileNotFoundError:
             raise InputError(str(path), "file", "the list of exported graphs", "no such file", again) from None
@@ -110,7 +123,13 @@ class Manifest:
         """InputError unless the graphs `names` and every file that they refer to are those that were exported."""
         for name in names:
             if name not in self.graphs:
-                raise InputError(str(folder / list_of(self.precision)), name, f"one of {', '.join(self.graphs)}", "no such graph", AGAIN)
+                raise InputError(
+                    str(folder / list_of(self.precision)),
+                    name,
+                    f"one of {', '.join(self.graphs)}",
+                    "no such graph",
+                    AGAIN,
+                )
             _same(self.file(folder, name), self.graphs[name].graph)
         for file in sorted({file for name in names for file in self.graphs[name].weights}):
             _same(folder / file, self.weights[file])

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from engine.arrays import Array
 from engine.avatar import Avatar
 from engine.clips import read_clip
 from engine.live import BANK_GRAPH, LiveEngine, needed
@@ -30,12 +31,12 @@ class Recorder:
     """A network that keeps what it is told, `fixed` inputs among it (engine.network.Network)."""
 
     def __init__(self, network: Network) -> None:
-        self.fixed, self.inputs, self.outputs = network.fixed, network.inputs, network.outputs
+        self.home, self.fixed, self.inputs, self.outputs = network.home, network.fixed, network.inputs, network.outputs
         self.told: list[Inputs] = []
         self._network = network
 
-    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:
-        kept = {name: np.array(array, order="C") for name, array in inputs.items()}
+    def __call__(self, **inputs: Array) -> Mapping[str, Array]:
+        kept = {name: np.array(self.home.host(array), order="C") for name, array in inputs.items()}
         self.told.append(MappingProxyType({**self.fixed, **kept}))
         return self._network(**inputs)
 

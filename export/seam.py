@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from engine.network import Network
-from export.cache import EngineCache
+from export.cache import EngineCache, Key
+from export.golden import Golden
 
-Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Shapes = Mapping[str, tuple[int, ...]]
 Fixed = Callable[[Shapes], Mapping[str, np.ndarray]]  # of a graph's inputs, those that never change
 
@@ -27,15 +27,22 @@ class Source:
     digest: str  # of that file and of all weights that it refers to
     structure: str  # of that file alone: equal for finetuned avatars of one configuration
     batch: int = 1  # what its open dimension counts: frames of a window, crops
+    golden: Golden | None = None  # for weights that are exchanged: what they must give
 
 
 @dataclass(frozen=True)
 class Options:
-    """How graphs are to be run. `threads` None: all cores. `cache`: engines on disc, None for none."""
+    """How graphs are to be run: never "auto". `threads` None: all cores.
 
-    precision: Precision = "auto"
-    threads: int | None = None
-    cache: EngineCache | None = None
+    `cache`: engines on disc. `provider`: which of the ways that a runtime has to run them, where it has several. `together`: what
+    graphs share that run one after the other, by runtime: a stream, memory. Each keeps there what it likes.
+    """
+
+    precision: str
+    threads: int | None
+    cache: EngineCache
+    provider: str = "auto"
+    together: dict[str, Any] = field(default_factory=dict)
 
 
 class Runtime(Protocol):
@@ -46,4 +53,12 @@ class Runtime(Protocol):
 
     def load(self, source: Source, options: Options, fixed: Fixed) -> Network:
         """One graph, ready to run, its inputs `fixed` once and for all. Any exception: it cannot."""
+        ...
+
+
+class Builder(Runtime, Protocol):
+    """One that keeps engines on disc, in `Options.cache`, and can make them before they are needed."""
+
+    def build(self, source: Source, options: Options, tell: Callable[[float], None]) -> Key:
+        """Make a graph's engine anew; `tell` hears how far it is, 0 to 1. Any exception: it cannot, and nothing is kept."""
         ...

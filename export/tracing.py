@@ -29,6 +29,7 @@ OPSET = 23
 LARGEST = 63  # of a traced batch: diffusers' upsampling takes another way from 64 on, with the same result
 INLINE = 64 * 1024  # bytes: the largest constant that no file holds (shapes, frequencies of a timestep)
 TYPES = {"F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "F32": TensorProto.FLOAT}
+MOVES = ("Transpose", "Reshape")
 PRECISIONS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -58,6 +59,8 @@ def trace(
     weights = {name: place for name, place in weights.items() if name in program.model.graph.initializers}
     model = _optimised(program, set(weights))
     _point(model, weights, folder)
+    if precision != "f32":
+        _bytes_last(model.graph)
     model.graph.name = graph.name
     _strip(model)
     census = Counter(node.op_type for node in model.graph.node)
@@ -73,7 +76,7 @@ class In(nn.Module):
         self.dtype = dtype
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        said = self.network(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
+        said = self.network(*(x if x.dtype == torch.int64 else x.to(self.dtype) for x in inputs))  # bytes are exact
         several = said if isinstance(said, tuple) else (said,)
         outer = tuple(x.float() if x.is_floating_point() else x for x in several)
         return outer if isinstance(said, tuple) else outer[0]
@@ -131,7 +134,7 @@ def _optimised(program: torch.onnx.ONNXProgram, weights: set[str]) -> onnx.Model
     from onnxscript import optimizer
 
     model = program.model
-    for name in weights:
+    for name in sorted(weights):  # in an order: the same networks give the same file
         value = model.graph.initializers.pop(name)
         value.const_value = None
         model.graph.inputs.append(value)
@@ -171,6 +174,22 @@ def _point(model: onnx.ModelProto, weights: Mapping[str, Place], folder: Path) -
     for constant in graph.initializer:
         if constant.data_location != TensorProto.EXTERNAL and constant.ByteSize() > INLINE:
             raise InputError(model.graph.name, constant.name, "a weight of some file", "a large constant of none")
+
+
+def _bytes_last(graph: onnx.GraphProto) -> None:
+    """Let nodes that only move a picture move what it is computed in: TensorRT knows bytes at a graph's edge alone."""
+    made = {name: node for node in graph.node for name in node.output}
+    for picture in graph.output:
+        last = cast = made[picture.name]
+        while cast.op_type in MOVES:
+            cast = made[cast.input[0]]
+        if last is cast or cast.op_type != "Cast" or picture.type.tensor_type.elem_type != TensorProto.UINT8:
+            continue
+        for node in graph.node:
+            node.input[:] = [cast.input[0] if name == cast.output[0] else name for name in node.input]
+        graph.node.remove(cast)
+        last.output[0] = f"{picture.name}.moved"
+        graph.node.append(helper.make_node("Cast", [last.output[0]], [picture.name], to=TensorProto.UINT8))
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +16,7 @@ from typing import Literal
 from engine.avatar import Avatar, bundled_avatar
 from engine.errors import InputError
 from export import cpu
+from export.gpu import gpus
 from export.ladder import describe
 from streaming import provenance
 
@@ -84,29 +84,35 @@ def _cpu_model() -> str:
 
 
 def _runtimes() -> Iterator[Finding]:
+    """The ladder, the fastest first."""
     infos = describe()
-    for info in infos:
-        if info.version is not None:
+    none = not any(info.chosen for info in infos)
+    for place, info in enumerate(infos, 1):
+        name = f"{place} {info.name}"
+        if info.usable:
             means = f"computes in {info.precision}; {info.reason}" + ("; taken by auto" if info.chosen else "")
-            yield Finding("runtime", info.name, "ok", info.version, means)
+            yield Finding("runtime", name, "ok", info.version or "", means)
+            continue
+        means, _, todo = info.reason.partition(": ")
+        if info.version is None:
+            means = "nothing can run the networks" if none else "not needed: another one is there"
+            todo = todo if none or not info.name.startswith("tensorrt") else ""
         else:
-            needed = not any(other.chosen for other in infos)
-            means = "nothing can run the networks" if needed else "not needed: another one is there"
-            todo = info.reason.partition(": ")[2]
-            yield Finding("runtime", info.name, "missing" if needed else "note", "not installed", means, todo)
+            means, todo = info.reason, ""
+        wanted = none and info.name in ("openvino", "onnxruntime")
+        yield Finding("runtime", name, "missing" if wanted else "note", info.version or "not installed", means, todo)
 
 
 def _gpu() -> Iterator[Finding]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    found = gpus()
+    if not found:
         yield Finding(
             "gpu", "nvidia", "note", "none", "everything runs on the CPU; the bundled avatar is made for that"
         )
-        return
-    query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    for line in answer.stdout.splitlines() or [answer.stderr.strip()[:80]]:
-        yield Finding("gpu", "nvidia", "note", line, "GPU runtimes are not part of this release yet: the CPU is used")
+    for gpu in found:
+        told = f"{gpu.name}, {gpu.sm}, {gpu.memory / 2**30:.0f} GiB"
+        means = "tensorrt, torch or ONNX Runtime's CUDA provider can use it: liveanchor export --runtime tensorrt"
+        yield Finding("gpu", "nvidia", "ok", told, means)
 
 
 def _encoders() -> Iterator[Finding]:

@@ -18,8 +18,8 @@ from engine.errors import InputError
 from engine.gear import Gear, ladder
 from engine.live import LiveEngine, context_and_hop
 from engine.pose_log import DECIDING, FIELDS_FILE, LogFields, PoseLog
-from export.live import open_live
 from export.ladder import resolved
+from export.live import open_live
 from streaming.audio import read_audio
 from streaming.cast import Cast
 from streaming.clock import MS, Clock

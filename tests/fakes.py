@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from engine.arrays import HOST, Home
 from engine.pose import PoseFrame
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.work import Work
@@ -29,6 +30,7 @@ class FakeNetwork:
     outputs: Mapping[str, tuple[int, ...]]
     formula: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
     calls: int = 0
+    home: Home = HOST
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     _memory: dict[str, np.ndarray] = field(default_factory=dict)
 

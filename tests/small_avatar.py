@@ -107,8 +107,8 @@ def write_clip(folder: Path, frames: int = FRAMES, size: int = SIZE) -> Path:
     return folder
 
 
-def write_avatar(folder: Path, head: bool = True, hand: bool = True) -> Avatar:
+def write_avatar(folder: Path, head: bool = True, hand: bool = True, seed: int = 0) -> Avatar:
     """An avatar of random networks in FOLDER/avatar, not exported yet, of the clip in FOLDER/square."""
     clips = [Clip.open(write_clip(folder / "square"))]
-    networks = random_networks(head, hand=hand)
+    networks = random_networks(head, seed, hand)
     return bundle.write(networks, bundle.describe(clips, networks, "square"), clips, folder / "avatar")

@@ -29,8 +29,10 @@ MAY_TRAIN = (
     "engine/training/",
     "engine/importing/",
     "export/graphs",
+    "export/avatar",
     "export/tracing",
     "export/verify",
+    "export/runtimes/torch",
     "bench/",
 )
 

@@ -164,9 +164,9 @@ def test_the_graph_streams_what_torch_says_of_the_whole_clip(exported: Path, nam
         finished = []
         for i in range(FRAMES):
             predictor.remember(i, {"hint16": hints[i : i + 1].permute(0, 2, 3, 1).numpy()})
-            finished += live.push(sample[i].numpy())
+            finished += live.push(network.home.put(sample[i].numpy()))
         live.reset()
-        return np.stack(finished)
+        return np.stack([network.home.host(latents) for latents in finished])
 
     streamed = stream(hint)
     np.testing.assert_allclose(streamed, latents, atol=1e-4)

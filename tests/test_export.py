@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx.external_data_helper import ExternalDataInfo
+from small_avatar import write_avatar
 
 from engine.avatar import Avatar
 from engine.errors import InputError
 from engine.networks.folder import AvatarNetworks, places, spans
 from engine.networks.folder import load as load_networks
-from export.avatar import export_avatar
+from export import runtime
+from export.avatar import export_avatar, golden
+from export.golden import confirm
 from export.graphs import graphs
 from export.manifest import Manifest
 from export.tracing import INLINE, trace, write
-from export.verify import Comparison, installed, verify
+from export.verify import Comparison, usable, verify
 
 NAMES = {
     "appearance", "hint", "body", "body_windows", "body_bank", "decoder",
@@ -40,8 +44,19 @@ def test_every_graph_is_there_and_named_in_the_avatar(exported: Path) -> None:
 
 
 def test_runtimes_say_what_torch_says(comparisons: list[Comparison]) -> None:
-    assert {(c.graph, c.runtime, c.precision) for c in comparisons} == {(n, *way) for n in NAMES for way in installed()}
+    assert {(c.graph, c.runtime, c.precision) for c in comparisons} == {(n, *way) for n in NAMES for way in usable()}
     assert not [str(c) for c in comparisons if not c.good]
+
+
+def test_every_open_graph_is_compared_at_two_sizes(comparisons: list[Comparison]) -> None:
+    sizes: dict[str, set[int]] = {}
+    for c in comparisons:
+        sizes.setdefault(c.graph, set()).add(c.batch)
+    static = {"appearance", "face_appearance", "body", "body_bank"}  # run once a show, or for one frame alone
+    assert sizes == {
+        name: {1} if name in static else {2, 3} if name.startswith("hand") or name == "body_windows" else {1, 3}
+        for name in NAMES
+    }
 
 
 def test_numbers_agree_closely_in_float32(comparisons: list[Comparison]) -> None:
@@ -122,6 +137,75 @@ def test_a_weight_of_another_shape_is_refused(exported: Path, tmp_path: Path) ->
     file.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
     with pytest.raises(InputError, match=r"conv_in.bias: expected shape \(16,\), got shape \(4, 4\)"):
         trace(graph, places(networks), folder)
+
+
+def test_the_same_networks_give_the_same_files(exported: Path, tmp_path: Path) -> None:
+    """Engines are named after them, and refitted where only weights differ."""
+    networks = load_networks(exported)
+    for graph in graphs(Avatar.load(exported), networks):
+        if graph.name in ("body_bank", "face_decoder"):
+            shutil.copytree(exported, tmp_path / graph.name)
+            again = write(trace(graph, places(networks), exported), tmp_path / graph.name)
+            assert again.read_bytes() == (exported / f"{graph.name}.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def halved(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same avatar with its graphs in half precision beside the others."""
+    folder = tmp_path_factory.mktemp("halved") / "avatar"
+    shutil.copytree(exported, folder)
+    export_avatar(folder, precision="f16")
+    return folder
+
+
+def test_graphs_in_half_precision_lie_beside_the_others(exported: Path, halved: Path) -> None:
+    assert (halved / "graphs.json").read_bytes() == (exported / "graphs.json").read_bytes()
+    assert (halved / "avatar.toml").read_bytes() == (exported / "avatar.toml").read_bytes()
+    for name in NAMES:
+        model = onnx.load(halved / f"{name}.f16.onnx", load_external_data=False)
+        ends = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+        assert onnx.TensorProto.FLOAT16 not in ends  # the seam stays as it is
+        kinds = Counter(t.data_type for t in model.graph.initializer if t.external_data)
+        assert set(kinds) <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT}  # statistics of latents are in single
+        casts = [n for n in model.graph.node if n.op_type == "Cast" and n.input[0].endswith(".stored")]
+        assert len(casts) == kinds[onnx.TensorProto.FLOAT]  # what lies there in half is read as it is
+
+
+def test_graphs_in_half_precision_say_what_torch_says(halved: Path) -> None:
+    said = list(verify(halved, ways=[("onnxruntime", "f16")], threads=2))
+    assert {c.graph for c in said} == NAMES
+    assert not [str(c) for c in said if not c.good]
+    assert max(c.relative for c in said) > 1e-5  # it is another precision indeed
+
+
+def test_graphs_in_bf16_are_whole(exported: Path, tmp_path: Path) -> None:
+    networks = load_networks(exported)
+    shutil.copytree(exported, tmp_path / "avatar")
+    for graph in graphs(Avatar.load(exported), networks):
+        if graph.name in ("hint", "body_bank", "decoder"):
+            file = write(trace(graph, places(networks), tmp_path / "avatar", "bf16"), tmp_path / "avatar", "bf16")
+            model = onnx.load(file, load_external_data=False)  # write has let the checker infer every type
+            assert model.graph.output[0].type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8)
+            assert any(
+                a.i == onnx.TensorProto.BFLOAT16 for n in model.graph.node for a in n.attribute if n.op_type == "Cast"
+            )
+
+
+def test_goldens_know_the_weights(exported: Path, tmp_path: Path) -> None:
+    """Every graph gives them in a runtime that has never seen torch; other weights do not."""
+    other = tmp_path / "other"
+    write_avatar(other, seed=1)
+    ours, theirs = Manifest.load(exported), load_networks(other / "avatar")
+    foreign = {graph.name: golden(graph) for graph in graphs(Avatar.load(exported), theirs)}
+    for name, entry in ours.graphs.items():
+        assert entry.golden is not None
+        sizes = {"body_windows": ("body_w2", "body_w5"), "decoder": ("decoder", "decoder_w4")}.get(name, (name,))
+        for network in runtime.load(exported, sizes, "onnxruntime", threads=1).values():
+            assert entry.golden.error(network) < 5e-3
+            confirm(entry.golden, network, "f32", name)
+            with pytest.raises(InputError, match=r"the numbers of the exported graph.*where f32 may be 0\.005"):
+                confirm(foreign[name], network, "f32", name)
+            assert foreign[name].error(network) > 0.2
 
 
 def test_an_interrupted_export_leaves_no_list(exported: Path, tmp_path: Path) -> None:

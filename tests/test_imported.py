@@ -33,7 +33,7 @@ from export import runtime
 from export.avatar import export_avatar
 from export.live import open_live
 from export.manifest import Manifest
-from export.verify import installed, verify
+from export.verify import usable, verify
 
 pytestmark = pytest.mark.slow
 NAMES = {"appearance", "body", "body_windows", "decoder", "face_appearance", "encoder", "face", "face_decoder"}
@@ -61,7 +61,7 @@ def paint(folder: Path, name: str, steps: int, face: bool = True, context: int =
 def test_runtimes_say_what_torch_says(exported: Path) -> None:
     names = set(Avatar.load(exported).networks)
     assert names == set(Manifest.load(exported).graphs) >= NAMES
-    ways = [(name, precision) for name, precision in installed() if precision == "f32"]  # bf16 rounds 2 % away here
+    ways = [(name, precision) for name, precision in usable() if precision == "f32"]  # bf16 rounds 2 % away here
     said = list(verify(exported, ways=ways, threads=1))
     assert {(c.graph, c.runtime, c.precision) for c in said} == {(name, *way) for name in names for way in ways}
     assert not [str(c) for c in said if c.largest > (1 if c.output == "image" else 1e-4)]  # a level of a byte

@@ -9,7 +9,7 @@ and the target's weights the slow average of the student's. It knows models as f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine import steps
+from engine.networks.tensors import Tensors
 from engine.noise import Noise
 from engine.sampler import Sampler
 from engine.steps import Prediction, Schedule
@@ -75,8 +76,9 @@ class Consistency:
     ) -> Tensor:
         """Clean samples (n, ...) of `frames` after `count` steps, moved as the live engine moves them."""
         times = steps.few(self.schedule, count, self.stride)
+        noise = replace(noise, home=Tensors(device))
         sampler = Sampler(self.schedule, times, self.prediction, rule, noise=noise)
-        sample = torch.from_numpy(np.stack([noise.at(frame) for frame in frames])).to(device)
+        sample = torch.stack([noise.at(frame) for frame in frames])
         for index, now in enumerate(times.now):
             sample = sampler.step(sample, model(sample, np.full(len(sample), now)), frames, index)
         return sample

@@ -6,15 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from engine.arrays import Array
+
 
 def fill(bound: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> None:
     """Copy `inputs` into `bound` by name. ValueError where one is missing, unknown or of another shape."""
-    if inputs.keys() != bound.keys():
-        raise ValueError(f"inputs are {', '.join(bound)}, not {', '.join(inputs)}")
+    check({name: array.shape for name, array in bound.items()}, inputs)
     for name, array in inputs.items():
-        if array.shape != bound[name].shape:
-            raise ValueError(f"{name} is {bound[name].shape}, not {array.shape}")
         np.copyto(bound[name], array, casting="same_kind")
+
+
+def check(shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> None:
+    """ValueError where one of `inputs` is missing, unknown or of another shape."""
+    if inputs.keys() != shapes.keys():
+        raise ValueError(f"inputs are {', '.join(shapes)}, not {', '.join(inputs)}")
+    for name, array in inputs.items():
+        if tuple(array.shape) != shapes[name]:
+            raise ValueError(f"{name} is {shapes[name]}, not {tuple(array.shape)}")
 
 
 def settled(shapes: Mapping[str, tuple[int | None, ...]], frames: int) -> dict[str, list[int]]:

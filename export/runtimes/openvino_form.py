@@ -18,7 +18,7 @@ def fix(core: Any, model: Any, arrays: Mapping[str, np.ndarray], settings: Mappi
 
     The CPU would do so by itself for inputs that are constants, but reuses their memory: the second call would be wrong.
     """
-    parameters = [p for p in model.get_parameters() if p.output(0).get_any_name() in arrays]
+    parameters = [p for p in model.get_parameters() if name_of(p.output(0)) in arrays]
     drawn = {parameter.get_name() for parameter in parameters}  # nodes that depend on these inputs and no others,
     known = set(drawn)  # and those with the ones that depend on none
     for node in model.get_ordered_ops():
@@ -36,13 +36,18 @@ def fix(core: Any, model: Any, arrays: Mapping[str, np.ndarray], settings: Mappi
     ]  # fmt: skip
     early = openvino.Model([ops.result(output) for output, _ in edges], parameters)
     request = core.compile_model(early, "CPU", dict(settings)).create_infer_request()
-    request.infer({name: arrays[name] for name in (p.output(0).get_any_name() for p in parameters)})
+    request.infer([arrays[name_of(p.output(0))] for p in parameters])
     for i, (_, targets) in enumerate(edges):
         constant = ops.constant(request.get_output_tensor(i).data.copy())
         for target in targets:
             target.replace_source_output(constant.output(0))
     for parameter in parameters:
         model.remove_parameter(parameter)
+
+
+def name_of(port: Any) -> str:
+    """An input's name in the graph: where nodes that do nothing are removed, it gets theirs as well."""
+    return str(port.get_node().get_friendly_name())
 
 
 def rows(model: Any) -> None:
@@ -71,10 +76,8 @@ def direct(model: Any) -> None:
     for result in model.get_results():
         node = result.input_value(0).get_node()
         if node.get_type_name() == "Transpose" and node.get_output_element_type(0) == openvino.Type.f32:
-            names = node.output(0).get_names()
             same = ops.maximum(node.output(0), ops.constant(np.array(-np.finfo(np.float32).max)))
             result.input(0).replace_source_output(same.output(0))
-            same.output(0).set_names(names)
 
 
 def _replace(node: Any, by: Any) -> None:
