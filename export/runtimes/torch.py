@@ -30,7 +30,8 @@ class TorchNetwork:
         self.home, self.source, self.precision, self.modules = way.home, source, precision, modules
         graph = self.graph
         graph.module.to(way.home.device)
-        self._given = {name: way.home.put(example.numpy()) for name, example in graph.of(source.batch).items()}
+        batch = max(source.batch, graph.batch or 1)  # older lists of graphs did not say that hands are two
+        self._given = {name: way.home.put(example.numpy()) for name, example in graph.of(batch).items()}
         constants = fixed(self.shapes())
         self.check(constants)
         self.fix(constants)
