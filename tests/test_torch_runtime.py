@@ -122,7 +122,7 @@ def test_the_live_engine_paints_as_in_onnxruntime(exported: Path) -> None:
 def test_a_processor_is_eager_and_its_outputs_stay_where_they_are() -> None:
     way = way_of("body", "auto" if not torch.cuda.is_available() else "cpu", "f16")
     assert (way.home.device.type, way.compiled, way.capture) == ("cpu", False, by_hand)
-    with pytest.raises(InputError, match=r"cuda \| cpu, got abacus"):
+    with pytest.raises(InputError, match=r"cuda \| cpu \| eager, got abacus"):
         way_of("body", "abacus", "f32")
     runs = []
 

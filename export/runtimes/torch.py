@@ -30,8 +30,7 @@ class TorchNetwork:
         self.home, self.source, self.precision, self.modules = way.home, source, precision, modules
         graph = self.graph
         graph.module.to(way.home.device)
-        batch = max(source.batch, graph.batch or 1)  # older lists of graphs did not say that hands are two
-        self._given = {name: way.home.put(example.numpy()) for name, example in graph.of(batch).items()}
+        self._given = {name: way.home.put(example.numpy()) for name, example in graph.of(source.batch).items()}
         constants = fixed(self.shapes())
         self.check(constants)
         self.fix(constants)
