@@ -37,7 +37,7 @@ $(DEV)/.ready: pyproject.toml constraints.txt
 	@echo "Making $(DEV) with what the tests need (torch, diffusers and TensorRT-RTX among it, a few minutes)"
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install $(PIP_FLAGS) 'torch==2.13.0'
-	$(DEV)/bin/python -m pip install $(PIP_FLAGS) -e '.[cpu,train,dev,rtx]' trimesh networkx six imageio freetype-py
+	$(DEV)/bin/python -m pip install $(PIP_FLAGS) -e '.[cpu,int8,train,dev,rtx]' trimesh networkx six imageio freetype-py
 	$(DEV)/bin/python -m pip install $(PIP_FLAGS) --no-deps pyrender PyOpenGL pyglet
 	@touch $@
 

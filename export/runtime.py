@@ -89,7 +89,7 @@ def loaded(module: Runtime, source: Source, options: Options, fixed: Fixed) -> N
 
 
 def built_by(module: Runtime, source: Source, options: Options, tell: Callable[[float], None]) -> Key | None:
-    """Make one graph's engine anew; None where the runtime keeps none. InputError where it cannot."""
+    """Make one graph's engine anew; None where the runtime keeps none of it. InputError where it cannot."""
     if not hasattr(module, "build"):
         return None
     with _refused(module, source, "compiles"):

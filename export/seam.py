@@ -59,6 +59,9 @@ class Runtime(Protocol):
 class Builder(Runtime, Protocol):
     """One that keeps engines on disc, in `Options.cache`, and can make them before they are needed."""
 
-    def build(self, source: Source, options: Options, tell: Callable[[float], None]) -> Key:
-        """Make a graph's engine anew; `tell` hears how far it is, 0 to 1. Any exception: it cannot, and nothing is kept."""
+    def build(self, source: Source, options: Options, tell: Callable[[float], None]) -> Key | None:
+        """Make a graph's engine anew; `tell` hears how far it is, 0 to 1. None: it keeps none of this graph, or in this precision.
+
+        Any exception: it cannot, and nothing is kept.
+        """
         ...

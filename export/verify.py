@@ -17,7 +17,8 @@ from export.graphs import Graph, arrays, graphs
 from export.samples import Inputs, motion, recorded, spread
 
 # Relative to the norm of what torch says; one level of a picture of bytes is 0.002 of it.
-TOLERANCE = {"f32": 1e-4, "bf16": 2e-2, "f16": 2e-2}
+# In int8 twice what the worst output of the bundled avatar differs by, hints of hands (bench/NOTES.md).
+TOLERANCE = {"f32": 1e-4, "bf16": 2e-2, "f16": 2e-2, "int8": 1e-1}
 OTHER = 3  # frames or crops at once, beside the number that is live
 
 STREAMS = 2  # places of the avatar's clip that real inputs are taken from
@@ -61,7 +62,7 @@ def verify(
     """Compare the graphs `names` (all) of the exported avatar in `folder`, in the `ways` (runtime, precision) given.
 
     Without `ways`: whatever can run here, in float32, and in what `auto` computes in. `real`: inputs of each graph as
-    export.samples records them; without them inputs are random alone.
+    export.samples records them; without them inputs are random alone, and nothing is compared in int8.
     """
     avatar = Avatar.load(folder)
     wanted = set(avatar.networks) if names is None else set(names)
@@ -73,6 +74,8 @@ def verify(
             for kind, inputs in trials(graph, batch, real or {}):
                 truth = graph.computed(inputs)
                 for name, precision in ways:
+                    if precision == "int8" and kind == "random":  # it was calibrated on what comes
+                        continue
                     network = loaded(folder, graph, batch, name, precision, threads, cache)
                     for output, got in hosted(network, **inputs).items():
                         yield compared(truth[output], got, (graph.name, output, name, precision, kind, batch))

@@ -1,22 +1,31 @@
-"""OpenVINO on the CPU: bf16 where the processor multiplies it, float32 elsewhere; one request a graph, its tensors bound once."""
+"""OpenVINO on the CPU: bf16 where the processor multiplies it, float32 elsewhere; one request a graph, its tensors bound once.
+
+In int8 the graphs that suit it (export.int8) are calibrated beforehand and lie in the cache; the others are as by default.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import openvino
-from openvino import opset13 as ops
 
 from engine.arrays import HOST
+from engine.errors import InputError
+from export import cpu, int8
+from export.cache import Key
+from export.runtimes import openvino_form as form
 from export.runtimes.inputs import fill, settled
 from export.seam import Fixed, Options, Source
 
-PRECISIONS = ("f32", "bf16")
+PRECISIONS = ("f32", "bf16", "int8")
 GRAPHS: dict[str, str] = {}  # it lowers precision itself
+FILE = "engine.xml"  # weights lie beside it
+CALLS = "openvino: calls"  # in Options.together: what graphs are calibrated on
 
 
 class OpenVINONetwork:
@@ -28,7 +37,7 @@ class OpenVINONetwork:
         """`outputs`: their names, in order."""
         self.fixed = MappingProxyType(dict(fixed))
         self._request = compiled.create_infer_request()
-        self._given = {name_of(port): self._request.get_tensor(port).data for port in compiled.inputs}
+        self._given = {form.name_of(port): self._request.get_tensor(port).data for port in compiled.inputs}
         said = (self._request.get_tensor(port).data for port in compiled.outputs)
         self._said = MappingProxyType(dict(zip(outputs, said, strict=True)))
         self.inputs = MappingProxyType({name: array.shape for name, array in self._given.items()})
@@ -42,59 +51,60 @@ class OpenVINONetwork:
 
 
 def load(source: Source, options: Options, fixed: Fixed) -> OpenVINONetwork:
-    """Compile a graph for the CPU, `fixed` inputs as constants of it."""
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": options.precision,
-    }
+    """Compile a graph for the CPU, `fixed` inputs as constants of it. InputError where it should be in int8 and is not built."""
+    model, precision = _read(source.file), options.precision
+    outputs = [port.get_any_name() for port in model.outputs]
+    if precision == "int8":
+        precision = "bf16" if cpu.has_bf16() else "f32"
+        if int8.suits(source.graph, _shapes(model)):
+            model, precision = _read(_engine(source, options)), "f32"  # what is left beside int8 is little
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
-    model = _core().read_model(str(source.file))
-    outputs = [port.get_any_name() for port in model.outputs]
     if model.is_dynamic():
-        model.reshape(settled({name_of(p): sizes(p.get_partial_shape()) for p in model.inputs}, source.batch))
-    arrays = fixed({name_of(port): tuple(port.shape) for port in model.inputs})
+        model.reshape(settled(_shapes(model), source.batch))
+    arrays = fixed({form.name_of(port): tuple(port.shape) for port in model.inputs})
     if arrays:
-        _fix(model, arrays, settings)
+        form.fix(_core(), model, arrays, settings)
+    form.direct(model)
+    if precision != "f32":
+        form.rows(model)
     return OpenVINONetwork(_core().compile_model(model, "CPU", settings), arrays, outputs)
 
 
-def name_of(port: Any) -> str:
-    """An input's name in the graph: where nodes that do nothing are removed, it gets theirs as well."""
-    return str(port.get_node().get_friendly_name())
+def build(source: Source, options: Options, tell: Callable[[float], None]) -> Key | None:
+    """A graph in int8, for any number of frames or crops. None in other precisions, and where int8 is not worth it."""
+    model = _read(source.file)
+    if options.precision != "int8" or not int8.suits(source.graph, _shapes(model)):
+        return None
+    if (calls := options.together.get(CALLS)) is None:
+        calls = options.together[CALLS] = int8.calls(source.folder, options.threads)
+    tell(0.5)
+    quantized = int8.quantized(model, calls[source.graph])
+    key = _key(source)
+    options.cache.build(key, lambda folder: openvino.save_model(quantized, folder / FILE, compress_to_fp16=False))
+    return key
 
 
-def _fix(model: Any, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> None:
-    """Compute what depends on the inputs `arrays` alone, and put the results in its place.
+def _engine(source: Source, options: Options) -> Path:
+    folder = options.cache.find(_key(source))
+    if folder is None:
+        again = "liveanchor export --runtime openvino --precision int8"
+        raise InputError(str(source.file), "int8 engine", f"one in {options.cache.root}", "none", again)
+    return folder / FILE
 
-    The CPU would do so by itself for inputs that are constants, but reuses their memory: the second call would be wrong.
-    """
-    parameters = [p for p in model.get_parameters() if name_of(p.output(0)) in arrays]
-    drawn = {parameter.get_name() for parameter in parameters}  # nodes that depend on these inputs and no others,
-    known = set(drawn)  # and those with the ones that depend on none
-    for node in model.get_ordered_ops():
-        names = {value.get_source_output().get_node().get_name() for value in node.inputs()}
-        kind = node.get_type_name()
-        if kind == "Constant" or (kind != "Result" and names and known >= names):
-            known.add(node.get_name())
-            if drawn & names:
-                drawn.add(node.get_name())
-    edges = [
-        (output, targets)
-        for node in model.get_ordered_ops() if node.get_name() in drawn
-        for output in node.outputs()
-        if (targets := [t for t in output.get_target_inputs() if t.get_node().get_name() not in drawn])
-    ]  # fmt: skip
-    early = openvino.Model([ops.result(output) for output, _ in edges], parameters)
-    request = _core().compile_model(early, "CPU", dict(settings)).create_infer_request()
-    request.infer([arrays[name_of(p.output(0))] for p in parameters])
-    for i, (_, targets) in enumerate(edges):
-        constant = ops.constant(request.get_output_tensor(i).data.copy())
-        for target in targets:
-            target.replace_source_output(constant.output(0))
-    for parameter in parameters:
-        model.remove_parameter(parameter)
+
+def _key(source: Source) -> Key:
+    device = " ".join(("cpu", *cpu.features()))
+    return Key(source.graph, source.digest, "openvino", openvino.__version__, "int8", device, int8.PROFILE)
+
+
+def _read(file: Path) -> Any:
+    return _core().read_model(str(file))
+
+
+def _shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
+    return {form.name_of(port): sizes(port.get_partial_shape()) for port in model.inputs}
 
 
 def sizes(shape: Any) -> tuple[int | None, ...]:
