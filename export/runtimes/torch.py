@@ -38,8 +38,8 @@ class TorchNetwork:
         compute = torch.compile(graph.module, dynamic=False) if way.compiled else graph.module
 
         @torch.no_grad()
-        def run() -> Outputs:
-            said: Outputs = compute(*self._given.values())
+        def run() -> Outputs:  # it does not know the network: who drops that has its memory back at once
+            said: Outputs = compute(*given.values())
             return said
 
         self._replay, outputs = way.capture(run)
