@@ -30,7 +30,8 @@ class TorchNetwork:
         self.home, self.source, self.precision, self.modules = way.home, source, precision, modules
         graph = self.graph
         graph.module.to(way.home.device)
-        self._given = {name: way.home.put(example.numpy()) for name, example in graph.of(source.batch).items()}
+        given = {name: way.home.put(example.numpy()) for name, example in graph.of(source.batch).items()}
+        self._given = given
         constants = fixed(self.shapes())
         self.check(constants)
         self.fix(constants)
