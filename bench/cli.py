@@ -42,7 +42,9 @@ def quality(
     frames: Annotated[int | None, typer.Option(min=2, help="At most so many frames of each part.")] = None,
     regressor_steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the landmark network.")] = None,
     runtime: Annotated[str, typer.Option(help="What runs the networks: auto, openvino, onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, f32 or bf16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, f32, bf16, f16 or int8, as far as the runtime has it.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the landmark network.")] = 0,
 ) -> None:
@@ -71,7 +73,9 @@ def modes(
     frames: Annotated[int | None, typer.Option(min=2, help="At most so many frames of each part.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")] = None,
     runtime: Annotated[str, typer.Option(help="What runs the networks: auto, openvino, onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, f32 or bf16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, f32, bf16, f16 or int8, as far as the runtime has it.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads for the networks; all cores by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
 ) -> None:

@@ -86,7 +86,7 @@ def _way(name: str) -> int:
 def ways(runtime_name: str | None = None, precision: str | None = None) -> Iterator[tuple[str, str]]:
     """(runtime, precision) of all that this machine can use, or of those named. InputError where there are no such."""
     infos = [info for info in ladder.describe() if info.usable]
-    for name in [info.name for info in infos] if runtime_name is None else [ladder.choose(runtime_name).name]:
+    for name in [info.name for info in infos] if runtime_name is None else [ladder.resolved(runtime_name, "auto")[0]]:
         try:
             module, options = runtime.opened(name, precision or "auto")
         except ImportError:  # installed, but not whole
@@ -129,9 +129,10 @@ def measure(
         for i, column in enumerate(columns):
             for name in counts:
                 network, inputs = column.graphs[name], samples[name][call % len(samples[name])]
-                given = {key: inputs[key] for key in network.inputs}
+                given = {key: network.home.put(inputs[key]) for key in network.inputs}
                 began = clock()
-                network(**given)
+                said = network(**given)
+                network.home.host(next(iter(said.values())))  # a GPU has only begun
                 if call >= 0:
                     spent[name, i].append(1000 * (clock() - began))
         tell(1)

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     audio: Path | None = Field(None, description="sound to play with the clip")
     loop: bool = Field(True, description="play the clip again when it ends")
     runtime: str = Field("auto", description="what runs the networks; `liveanchor doctor` lists what there is")
-    precision: str = Field("auto", description="f32, bf16, f16 or auto")
+    precision: str = Field("auto", description="f32, bf16, f16, int8 or auto")
     threads: int | None = Field(None, ge=1, description="threads for the networks")
     steps: int | None = Field(None, ge=1, description="denoising steps; the avatar's own by default")
     mode: Literal["offline", "exact", "causal", "bank"] | None = Field(
