@@ -87,10 +87,12 @@ def _runtimes() -> Iterator[Finding]:
     """The ladder, the fastest first."""
     infos = describe()
     none = not any(info.chosen for info in infos)
-    for place, info in enumerate(infos, 1):
-        name = f"{place} {info.name}"
+    for rung, info in enumerate(infos, 1):
+        name = info.name
         if info.usable:
-            means = f"computes in {info.precision}; {info.reason}" + ("; taken by auto" if info.chosen else "")
+            means = f"rung {rung}: computes in {info.precision}; {info.reason}" + (
+                "; taken by auto" if info.chosen else ""
+            )
             yield Finding("runtime", name, "ok", info.version or "", means)
             continue
         means, _, todo = info.reason.partition(": ")
@@ -100,7 +102,8 @@ def _runtimes() -> Iterator[Finding]:
         else:
             means, todo = info.reason, ""
         wanted = none and info.name in ("openvino", "onnxruntime")
-        yield Finding("runtime", name, "missing" if wanted else "note", info.version or "not installed", means, todo)
+        state: State = "missing" if wanted else "note"
+        yield Finding("runtime", name, state, info.version or "not installed", f"rung {rung}: {means}", todo)
 
 
 def _gpu() -> Iterator[Finding]:
