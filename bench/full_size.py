@@ -1,22 +1,25 @@
-"""Networks of full size on whatever device torch has: frames a second in each mode and number of steps, against eager diffusers.
+"""Networks of full size in torch, on a GPU where there is one: frames a second in each mode and number of steps, against eager diffusers.
 
     liveanchor bench gpu --json bench/results/gpu.json
 
 The weights are random, so these are figures of speed alone. One run measures the device's ceilings (a copy, a large matrix product),
-then the live engine's own stages, captured and eager, on the same weights and poses.
+then the live engine's own stages, captured and eager, on the same weights and poses. No GPU has run this yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.record import record
 from engine.avatar import (
     Avatar,
     CameraFields,
@@ -37,6 +40,7 @@ from engine.networks.folder import AvatarNetworks
 from engine.steps import Schedule, spaced
 from export.graphs import Graph, graphs
 from export.live import Graphs
+from export.manifest import Manifest
 from export.runtime import WINDOW, loaded, opened
 from export.samples import motion, spread
 from export.seam import Source
@@ -95,6 +99,10 @@ def random_avatar(config: AvatarConfig, folder: Path, seed: int = 0) -> Avatar:
         file = folder / "appearance" / f"{half}.npy"
         file.parent.mkdir(exist_ok=True)
         np.save(file, tokens)
+    for name in GRAPHS:
+        (folder / avatar.networks[name]).touch()  # what an avatar must have; torch reads the networks themselves
+    avatar.write(folder)
+    Manifest({}, {}).write(folder)
     return avatar
 
 
@@ -133,7 +141,9 @@ def networks_of(avatar: Avatar, provider: str, precision: str, context: int | No
     return Graphs({name: load(name) for name in needed(avatar, context, hop)}, load)
 
 
-def paint(avatar: Avatar, setting: Setting, provider: str, precision: str, frames: int) -> np.ndarray:
+def paint(
+    avatar: Avatar, setting: Setting, provider: str, precision: str, frames: int, warm_up: int = WARM_UP
+) -> np.ndarray:
     """Milliseconds that the networks of each of `frames` took; a window's frames share its time."""
     own = avatar.with_steps(setting.steps).with_mode(setting.mode).with_window(setting.window, setting.overlap)
     context, hop = context_and_hop(setting.mode, setting.window, setting.overlap)
@@ -141,9 +151,9 @@ def paint(avatar: Avatar, setting: Setting, provider: str, precision: str, frame
         own = replace(own, denoise=replace(own.denoise, context=context or 1))
     engine = LiveEngine(own, networks_of(own, provider, precision, context, hop), context=context, hop=hop)
     clip = motion(Avatar.load(bundled_avatar()))
-    (poses,) = spread(clip, 1, min(len(clip), frames + 2 * setting.window + WARM_UP))
+    (poses,) = spread(clip, 1, min(len(clip), frames + 2 * setting.window + warm_up))
     pictures = [picture for frame in poses for picture in engine.feed(frame)]
-    return np.array([sum(p.stage_ns[name] for name in PAINTED) / 1e6 for p in pictures[WARM_UP:][:frames]])
+    return np.array([sum(p.stage_ns[name] for name in PAINTED) / 1e6 for p in pictures[warm_up:][:frames]])
 
 
 def measure(
@@ -151,16 +161,17 @@ def measure(
     precision: str,
     settings: tuple[Setting, ...] = SETTINGS,
     frames: int = 200,
-    providers: tuple[str, ...] = ("captured", "eager"),
+    providers: tuple[str, ...] = ("auto", "eager"),
     ceiling: float = 0.0,
+    warm_up: int = WARM_UP,
     tell: Callable[[Row], None] = lambda row: None,
 ) -> Iterator[Row]:
     """Every setting with every provider in turn. `ceiling`: TFLOP/s of a large matrix product."""
-    work = flops(avatar, stored.load(avatar.folder))
+    work = flops(avatar, stored.load(avatar.folder), {setting.window for setting in settings})
     for setting in settings:
         tflop = per_frame(work, setting) / 1e12
         for provider in providers:
-            ms = paint(avatar, setting, provider, precision, frames)
+            ms = paint(avatar, setting, provider, precision, frames, warm_up)
             rate = tflop / (float(ms.mean()) / 1e3)
             p50, p95 = (float(v) for v in np.percentile(ms, (50, 95)))
             share = rate / ceiling if ceiling else 0.0
@@ -169,11 +180,11 @@ def measure(
             yield row
 
 
-def flops(avatar: Avatar, networks: AvatarNetworks) -> dict[tuple[str, int], float]:
+def flops(avatar: Avatar, networks: AvatarNetworks, windows: Iterable[int] = (16,)) -> dict[tuple[str, int], float]:
     """Operations of one call of each graph, by its name and frames; a multiplication and an addition are two."""
     found = {}
     for graph in graphs(avatar, networks):
-        for frames in (1, 16) if graph.name == "body_windows" else (1,):
+        for frames in (1, *windows) if graph.name == "body_windows" else (1,):
             found[graph.name, frames] = _counted(graph, frames)
     return found
 
@@ -195,3 +206,58 @@ def _counted(graph: Graph, frames: int) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs)
     return float(counter.get_total_flops())
+
+
+def ceilings(device: str, rows: int = MATRIX, size: int = COPIED) -> dict[str, float]:
+    """TFLOP/s of a bf16 matrix product of so many rows, GB/s of a copy of so many bytes: read and written."""
+    a, b = (torch.randn(rows, rows, dtype=torch.bfloat16, device=device) for _ in range(2))
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    out = torch.empty_like(a)
+    product, copied = (
+        _seconds(work, device) for work in (lambda: torch.matmul(a, b, out=out), lambda: target.copy_(source))
+    )
+    return {"matmul_bf16_tflop_s": 2 * rows**3 / product / 1e12, "copy_gb_s": 2 * size / copied / 1e9}
+
+
+def run(
+    config: AvatarConfig,
+    folder: Path,
+    precision: str,
+    frames: int,
+    settings: tuple[Setting, ...] = SETTINGS,
+    seed: int = 0,
+    rows: int = MATRIX,
+    size: int = COPIED,
+    warm_up: int = WARM_UP,
+    tell: Callable[[Row], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Everything, as it is to be written as JSON. `folder` holds the random avatar meanwhile."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = ceilings(device, rows, size)
+    avatar = random_avatar(config, folder, seed)
+    measured = measure(
+        avatar, precision, settings, frames, ceiling=found["matmul_bf16_tflop_s"], warm_up=warm_up, tell=tell
+    )
+    gpu = {"name": torch.cuda.get_device_name(), "peak_bytes": 0} if device == "cuda" else None
+    table = [asdict(row) for row in measured]
+    if gpu is not None:
+        gpu["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return {
+        **record(), "device": device, "gpu": gpu, "weights": "random", "precision": precision, "seed": seed,
+        "ceilings": found, "rows": table,
+    }  # fmt: skip
+
+
+def _seconds(work: Callable[[], Any], device: str, times: int = 10) -> float:
+    """The best of some runs, each waited for."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    return min(once() for _ in range(times))

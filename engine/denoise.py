@@ -288,9 +288,9 @@ class Causal:
             said = self.sampler.agreed(self.predict(ring[index], frames, index))
             prediction = self.sampler.guided(said[:, context:])
             latents = self.sampler.step(latents, prediction, frames[context:], index)
-        if context:  # the context moves on: the last `context` of what was there
+        for at_step in ring:  # the context moves on: the last `context` of what was there
             for slot in range(context):
-                ring[:, slot] = ring[:, slot + new]
+                at_step[slot] = at_step[slot + new]
         self._done += new
         self._waiting = 0
         return [latents[i] for i in range(new)]

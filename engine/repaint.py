@@ -77,7 +77,7 @@ class RepaintStage:
             return [work]
         for transform, kept in zip(crops.transforms, self._kept, strict=True):
             warp(work.image, transform, len(kept), kept)
-        self._kept[redrawn] = 128  # mid grey is the network's zero
+        np.copyto(self._kept, 128, where=redrawn[..., None])  # mid grey is the network's zero
         for i, painted in enumerate(self._paint(crops.conditions, redrawn)):
             if seen[i]:
                 alpha = self._alpha if self.blended == "crop" else self._alpha * crops.masks[i] * np.float32(1 / 255)

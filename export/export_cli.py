@@ -96,6 +96,7 @@ def engines_of(
         report = lambda graph, done: bar.update(task, description=graph, completed=len(built) + done)  # noqa: E731
         for one in build(folder, runtime, precision, cache, names, threads, report):
             built.append(one)
+            bar.update(task, completed=len(built))
             typer.echo(str(one))
     size, seconds = sum(one.bytes for one in built), sum(one.seconds for one in built)
     typer.echo(f"{folder}: {len(built)} graphs ready, {size / 1e6:.1f} MB, {seconds:.1f} s")

@@ -26,7 +26,7 @@ State = Literal["ok", "note", "missing"]
 # with pictures a second of the bundled avatar on two cores, as bench/NOTES.md has them
 CPU_FEATURES = {
     "amx_bf16": "bf16 networks on matrix units: 25 pictures a second fit on two cores (31 ms each)",
-    "avx512_bf16": "bf16 networks: 25 pictures a second fit on two cores (28 ms each)",
+    "avx512_bf16": "bf16 networks: 25 pictures a second fit on two cores (33 ms each)",
     "avx512f": "f32 networks: about 18 pictures a second on two cores (55 ms each), the rest are repeats",
     "avx2": "f32 networks: fewer than 18 pictures a second on two cores; not measured on such a CPU",
 }
@@ -87,10 +87,12 @@ def _runtimes() -> Iterator[Finding]:
     """The ladder, the fastest first."""
     infos = describe()
     none = not any(info.chosen for info in infos)
-    for place, info in enumerate(infos, 1):
-        name = f"{place} {info.name}"
+    for rung, info in enumerate(infos, 1):
+        name = info.name
         if info.usable:
-            means = f"computes in {info.precision}; {info.reason}" + ("; taken by auto" if info.chosen else "")
+            means = f"rung {rung}: computes in {info.precision}; {info.reason}" + (
+                "; taken by auto" if info.chosen else ""
+            )
             yield Finding("runtime", name, "ok", info.version or "", means)
             continue
         means, _, todo = info.reason.partition(": ")
@@ -100,7 +102,8 @@ def _runtimes() -> Iterator[Finding]:
         else:
             means, todo = info.reason, ""
         wanted = none and info.name in ("openvino", "onnxruntime")
-        yield Finding("runtime", name, "missing" if wanted else "note", info.version or "not installed", means, todo)
+        state: State = "missing" if wanted else "note"
+        yield Finding("runtime", name, state, info.version or "not installed", f"rung {rung}: {means}", todo)
 
 
 def _gpu() -> Iterator[Finding]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from engine.arrays import HOST, Home
+from engine.arrays import HOST, Array, Home
 from engine.pose import PoseFrame
 from engine.skeleton import EXPRESSION_DIMS, POSE_DIMS
 from engine.work import Work
@@ -28,19 +29,21 @@ class FakeNetwork:
 
     inputs: Mapping[str, tuple[int, ...]]
     outputs: Mapping[str, tuple[int, ...]]
-    formula: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+    formula: Callable[[Mapping[str, Any]], Mapping[str, Array]]
     calls: int = 0
     home: Home = HOST
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
-    _memory: dict[str, np.ndarray] = field(default_factory=dict)
+    _memory: dict[str, Array] = field(default_factory=dict)
 
-    def __call__(self, **inputs: np.ndarray) -> Mapping[str, np.ndarray]:
+    def __call__(self, **inputs: Array) -> Mapping[str, Array]:
         assert {name: array.shape for name, array in inputs.items()} == dict(self.inputs)
         self.calls += 1
         said = self.formula(inputs)
         assert {name: array.shape for name, array in said.items()} == dict(self.outputs)
         for name, array in said.items():
-            self._memory.setdefault(name, np.empty_like(array))[...] = array
+            if name not in self._memory:
+                self._memory[name] = self.home.empty(array.shape, array.dtype)
+            self.home.put(array, self._memory[name])
         return self._memory
 
 

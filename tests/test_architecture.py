@@ -33,6 +33,7 @@ MAY_TRAIN = (
     "export/tracing",
     "export/verify",
     "export/runtimes/torch",
+    "export/trt/memory",
     "bench/",
 )
 

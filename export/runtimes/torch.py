@@ -30,7 +30,8 @@ class TorchNetwork:
         self.home, self.source, self.precision, self.modules = way.home, source, precision, modules
         graph = self.graph
         graph.module.to(way.home.device)
-        self._given = {name: way.home.put(example.numpy()) for name, example in graph.of(source.batch).items()}
+        given = {name: way.home.put(example.numpy()) for name, example in graph.of(source.batch).items()}
+        self._given = given
         constants = fixed(self.shapes())
         self.check(constants)
         self.fix(constants)
@@ -38,8 +39,8 @@ class TorchNetwork:
         compute = torch.compile(graph.module, dynamic=False) if way.compiled else graph.module
 
         @torch.no_grad()
-        def run() -> Outputs:
-            said: Outputs = compute(*self._given.values())
+        def run() -> Outputs:  # it does not know the network: who drops that has its memory back at once
+            said: Outputs = compute(*given.values())
             return said
 
         self._replay, outputs = way.capture(run)

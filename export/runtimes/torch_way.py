@@ -38,14 +38,13 @@ class Way:
 
 
 def way_of(graph: str, provider: str, precision: str) -> Way:
-    """The way of a graph of that name. `provider`: "cuda", "cpu", or "auto", which takes a GPU where there is one. InputError as `device`.
+    """The way of a graph of that name. `provider`: "cuda", "cpu", or "auto", which takes a GPU where there is one; "eager" takes
+    it as it is, neither compiled nor captured: what others are measured against. InputError as `device`.
 
     On a CPU compiling takes minutes and gains little. Graphs that read a person's pictures run once.
     """
-    home = Tensors(device(provider))
-    if home.device.type == "cpu":
-        return Way(home, False, by_hand)
-    if graph in READERS:
+    home = Tensors(device("auto" if provider == "eager" else provider))
+    if home.device.type == "cpu" or provider == "eager" or graph in READERS:
         return Way(home, False, by_hand)
     return Way(home, True, partial(cuda_graph, exact=precision == "f32"))
 
@@ -56,7 +55,7 @@ def device(provider: str) -> torch.device:
     if provider == "auto":
         provider = "cuda" if there else "cpu"
     if provider not in ("cuda", "cpu"):
-        raise InputError("runtime", "torch:", "cuda | cpu", provider)
+        raise InputError("runtime", "torch:", "cuda | cpu | eager", provider)
     if provider == "cuda" and not there:
         raise InputError("runtime", "torch", "a GPU, and a build for it", f"torch {torch.__version__} without one")
     return torch.device(provider)
