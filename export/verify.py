@@ -19,6 +19,7 @@ from export.samples import Inputs, motion, recorded, spread
 # Relative to the norm of what torch says; one level of a picture of bytes is 0.002 of it.
 # In int8 twice what the worst output of the bundled avatar differs by, hints of hands (bench/NOTES.md).
 TOLERANCE = {"f32": 1e-4, "bf16": 2e-2, "f16": 2e-2, "int8": 1e-1}
+PICTURE = "image"  # an output of bytes
 OTHER = 3  # frames or crops at once, beside the number that is live
 
 STREAMS = 2  # places of the avatar's clip that real inputs are taken from
@@ -40,8 +41,9 @@ class Comparison:
 
     @property
     def good(self) -> bool:
-        """Within the tolerance of its precision."""
-        return self.relative <= TOLERANCE[self.precision]
+        """Within the tolerance of its precision, or bytes of which hardly one in a thousand is rounded the other way."""
+        allowed = TOLERANCE[self.precision]
+        return self.relative <= allowed or (self.output == PICTURE and self.largest <= 1 and self.mean <= 10 * allowed)
 
     def __str__(self) -> str:
         said = f"largest {self.largest:.2g}, mean {self.mean:.2g}, relative {self.relative:.2g}"
