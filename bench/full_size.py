@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.modes import Setting
 from bench.record import record
 from engine.avatar import (
     Avatar,
@@ -28,7 +29,6 @@ from engine.avatar import (
     FaceFields,
     HandFields,
     LatentFields,
-    Mode,
     bundled_avatar,
 )
 from engine.given import Given
@@ -50,16 +50,6 @@ MATRIX, COPIED = 8192, 1 << 30  # rows of the matrix product, bytes of the copy
 GRAPHS = ("body", "body_windows", "body_bank", "decoder", "encoder", "face", "face_decoder")
 WARM_UP = 12  # frames that are not counted: kernels are chosen, graphs captured, windows filled
 PAINTED = ("denoise", "decode", "face")  # the stages that are networks, but for warps and blending
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How frames see each other, and in how many steps."""
-
-    mode: Mode
-    window: int
-    overlap: int
-    steps: int
 
 
 SETTINGS = tuple(

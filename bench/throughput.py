@@ -171,7 +171,7 @@ def run(
     samples = recorded(avatar, spread(clip, STREAMS), counts, seed, first.runtime, first.precision, threads)
     timed, totals = measure(columns, samples, counts, calls, clock)
     return {
-        **record(), "avatar": avatar.name, "motion": clip.source, "seed": seed, "threads": threads, "calls": calls,
+        **record(), "avatar": avatar.name, "motion": Path(clip.source).name, "seed": seed, "threads": threads, "calls": calls,
         "networks": [asdict(row) for row in timed], "totals": [asdict(row) for row in totals], "left_out": problems,
     }  # fmt: skip
 

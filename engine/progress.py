@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-def bar_of(unit: str) -> Progress:
-    """To be used in a `with`; `unit` is what its totals count."""
+def bar_of(unit: str = "") -> Progress:
+    """To be used in a `with`; `unit` is what its totals count, where that has a name."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_avatar(folder)
     export_avatar(folder / "avatar")
     return folder / "avatar"
+
+
+@pytest.fixture(scope="session")
+def halved(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same avatar with its graphs in half precision beside the others. Read-only."""
+    from export.avatar import export_avatar
+
+    folder = tmp_path_factory.mktemp("halved") / "avatar"
+    shutil.copytree(exported, folder)
+    export_avatar(folder, precision="f16")
+    return folder

@@ -149,15 +149,6 @@ def test_the_same_networks_give_the_same_files(exported: Path, tmp_path: Path) -
             assert again.read_bytes() == (exported / f"{graph.name}.onnx").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def halved(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same avatar with its graphs in half precision beside the others."""
-    folder = tmp_path_factory.mktemp("halved") / "avatar"
-    shutil.copytree(exported, folder)
-    export_avatar(folder, precision="f16")
-    return folder
-
-
 def test_graphs_in_half_precision_lie_beside_the_others(exported: Path, halved: Path) -> None:
     assert (halved / "graphs.json").read_bytes() == (exported / "graphs.json").read_bytes()
     assert (halved / "avatar.toml").read_bytes() == (exported / "avatar.toml").read_bytes()

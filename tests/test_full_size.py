@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.full_size import Setting, ceilings, flops, per_frame, random_avatar, run
+from bench.full_size import ceilings, flops, per_frame, random_avatar, run
+from bench.modes import Setting
 from engine.networks import folder as stored
 from engine.networks.configs import SD15, AvatarConfig, DiffusionConfig
 

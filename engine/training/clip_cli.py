@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import InputError
+from engine.progress import bar_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -60,7 +61,7 @@ def studio(
     script = lessons(explored, motion, judged, judged_frames=judged_frames, seed=seed)
     for name in ANCHORS if identity == "all" else (identity,):
         folder = out / name if identity == "all" else out
-        with _progress() as bar:
+        with bar_of() as bar:
             _shoot(bar, assets, name, folder, script, size, seed, workers or os.cpu_count() or 1)
         typer.echo(f"{folder}: {len(script.motion)} pictures of {name}")
 
@@ -85,7 +86,7 @@ def clip(
     from engine.training.dataset import observe
 
     square = _square(crop) if crop is not None else None
-    with _progress() as bar:
+    with bar_of() as bar:
         adopt(
             video, motion, out, identity=identity, size=size, crop=square, camera=camera, body=body, licence=licence,
             progress=_task(bar, "cut"),
@@ -121,20 +122,3 @@ def _task(bar: Progress, what: str) -> Callable[[int, int], None]:
     """What reports progress; its line appears with the first report."""
     task = bar.add_task(what, total=None, visible=False)
     return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), console=Console(stderr=True),
-    )  # fmt: skip
