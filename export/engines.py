@@ -64,9 +64,8 @@ def build(
     InputError where the runtime cannot: engines that were built before stay.
     """
     module, options = opened(runtime, precision, threads, cache)
-    for name in names:
+    for name, source in sources(folder, names, module, options.precision).items():
         tell(name, 0.0)
-        source = sources(folder, [name], module, options.precision)[name]
         start = time.monotonic()
         key = built_by(module, source, options, partial(tell, name))
         if key is None:

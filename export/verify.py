@@ -73,12 +73,12 @@ def verify(
         if graph.name not in wanted:
             continue
         for batch in batches(graph):
+            networks = {(name, p): loaded(folder, graph, batch, name, p, threads, cache) for name, p in ways}
             for kind, inputs in trials(graph, batch, real or {}):
                 truth = graph.computed(inputs)
-                for name, precision in ways:
+                for (name, precision), network in networks.items():
                     if precision == "int8" and kind == "random":  # it was calibrated on what comes
                         continue
-                    network = loaded(folder, graph, batch, name, precision, threads, cache)
                     for output, got in hosted(network, **inputs).items():
                         yield compared(truth[output], got, (graph.name, output, name, precision, kind, batch))
 

@@ -74,8 +74,10 @@ def load(source: Source, options: Options, fixed: Fixed) -> OpenVINONetwork:
 
 def build(source: Source, options: Options, tell: Callable[[float], None]) -> Key | None:
     """A graph in int8, for any number of frames or crops. None in other precisions, and where int8 is not worth it."""
+    if options.precision != "int8":
+        return None
     model = _read(source.file)
-    if options.precision != "int8" or not int8.suits(source.graph, _shapes(model)):
+    if not int8.suits(source.graph, _shapes(model)):
         return None
     if (calls := options.together.get(CALLS)) is None:
         calls = options.together[CALLS] = int8.calls(source.folder, options.threads)

@@ -22,9 +22,7 @@ class Kit:
     trt: Any
     computes: str  # in "f16", as the graphs say
     device: str  # what engines are built for: "sm89 NVIDIA L4", "sm89"
-    aim: Callable[[Any], None] = lambda config: (
-        None
-    )  # tells a builder's configuration of that, where it is not this GPU
+    aim: Callable[[Any], None] = lambda config: None  # tells a builder of that, where it is not this GPU
     refits: bool = True  # engines are built so that they can be given other weights
     times: bool = True  # it measures kernels while it builds, and remembers what it measured
     attention: str | None = None  # how its fused attention kernels are called, where that is known
